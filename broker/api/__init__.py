@@ -1,0 +1,1 @@
+"""What travels: models of requests and replies, and the envelope around them."""

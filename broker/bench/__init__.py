@@ -1,0 +1,1 @@
+"""Time it: the broker beside the raw driver, in one run."""

@@ -1,0 +1,1 @@
+"""Which connections and roles exist, and the open engine of each."""

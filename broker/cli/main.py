@@ -1,0 +1,5 @@
+"""The command `broker`."""
+
+
+def main() -> None:
+    """Runs it."""

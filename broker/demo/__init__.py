@@ -1,0 +1,1 @@
+"""Show it: one lease lives and dies on a real database."""

@@ -1,0 +1,55 @@
+"""Durations as people and Vault's clients write them (Go's `time.ParseDuration` plus `d`)."""
+
+from __future__ import annotations
+
+import re
+
+from broker.errors import InvalidRequest
+
+MAX_S = 100 * 365 * 86_400
+"""A century. Longer spans are a mistake, and would overflow the 64-bit milliseconds of the store or the dates of a database."""
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_WHOLE = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
+_PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
+_PLAIN = re.compile(r"\d{1,12}", re.ASCII)
+
+
+def parse_seconds(value: object, *, field: str) -> int:
+    """Whole seconds from a number, a numeric string, or a text such as `1h30m` or `5d`; fractions are cut off.
+
+    Raises `InvalidRequest` naming `field` for anything else, for negative spans and for spans over a century.
+    """
+    seconds = _seconds(value)
+    if seconds is None or not 0 <= seconds <= MAX_S:
+        raise InvalidRequest(
+            f"{field}: not a duration; allowed are seconds (3600) or a text such as 1h30m or 5d, up to 100 years"
+        )
+    return seconds
+
+
+def _seconds(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    if not text:
+        return 0
+    if _PLAIN.fullmatch(text):
+        return int(text)
+    if not _WHOLE.fullmatch(text):
+        return None
+    return int(sum(float(number) * _UNIT_MS[unit] for number, unit in _PART.findall(text)) // 1_000)
+
+
+def format_seconds(seconds: int) -> str:
+    """`5400` as `1h30m`: hours, minutes and seconds without the zero ones, as Vault's warnings print them; `0s` for none."""
+    hours, rest = divmod(seconds, 3_600)
+    minutes, left = divmod(rest, 60)
+    parts = [f"{amount}{unit}" for amount, unit in ((hours, "h"), (minutes, "m"), (left, "s")) if amount]
+    return "".join(parts) or "0s"

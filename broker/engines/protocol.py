@@ -1,0 +1,221 @@
+"""How a database is spoken to: the promises that every engine keeps. It says nothing about SQL, schemas or transactions.
+
+An engine plugin offers, under the entry-point group `broker.engines`, a class that meets `EnginePlugin`; its instances meet
+`Engine`. One instance serves one connection (one database cluster). `broker.engines.testing` is the kit that checks the promises.
+
+Every verb may be called twice for the same user and then succeeds again: a crash between an act and the note that it was
+done makes that happen. Verbs that take many users answer for each one; one bad user never fails another. An engine raises
+only `EngineError` (and `asyncio.CancelledError`); texts of its errors name no secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from broker.errors import EngineError
+from broker.model import Json, LeaseNumber, Terms, UserName
+from broker.secret import Secret
+
+PROTOCOL_VERSION = 1
+"""Raised when an engine written for the former version would break. The registry refuses others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What an engine declares about its kind of database."""
+
+    kind: str
+    """Name for metrics and logs, e.g. `postgresql`."""
+    identity: Literal["name", "name and host"] = "name"
+    issue: Literal["atomic", "locked first"] = "atomic"
+    """Whether a user appears complete or not at all, or is made locked and unlocked as the last step."""
+    takes_hash: bool = False
+    """Whether the password can be sent as a verifier, so that the server never reads it."""
+    server_expiry: bool = False
+    """Whether the server itself refuses logins after the lease's time."""
+    prepares: bool = False
+    """Whether `prepare` and `enable` are offered."""
+    marker: Literal["comment", "name", "role"] = "name"
+    drop_ends_sessions: bool = False
+    users_per_batch: int = 1
+    """The most users that one call of a batch verb may carry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """One database user of one lease: all that the engine may rely on when it changes or removes it."""
+
+    number: LeaseNumber
+    name: UserName
+    identity: str
+    """What the server calls it, as `create` or `prepare` answered; empty when the answer was never heard."""
+    marker: str
+    """Text that proves origin, kept beside the user in the database. Every database user may read it."""
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Password:
+    """A generated password, and the verifier to send instead of it where the engine takes one (else empty)."""
+
+    text: Secret
+    verifier: Secret = field(default_factory=lambda: Secret(""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUser:
+    """A user to make."""
+
+    user: User
+    password: Password
+    lifetime_ms: int
+    """From now on, by the server's clock; for a prepared user it counts from `enable`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """A user whose login shall work for `lifetime_ms` from now on."""
+
+    user: User
+    lifetime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one user of a batch fared: `error` None means that the verb's promise holds for it."""
+
+    number: LeaseNumber
+    error: EngineError | None = None
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What a connection's server says of itself."""
+
+    version: str
+    writable: bool
+    server_time_ms: int
+    round_trip_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A user with a marker of this broker, found in the database."""
+
+    name: UserName
+    identity: str
+    marker: str
+    can_login: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who is speaking to the database: goes into what the server shows of its sessions."""
+
+    broker: str
+    """Short id of the store's broker (letters and digits); the same over restarts."""
+    boot: str
+    """Id of this process; sessions of this broker with another one belong to a process that is dead."""
+
+
+class Engine(Protocol):
+    """One open connection to one database cluster. Every call has a time limit from outside and may be cancelled."""
+
+    traits: ClassVar[Traits]
+
+    async def open(self) -> Health:
+        """Connects, and answers what is there. May be called again after a failure. Raises `DatabaseUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every session that it holds. Never raises; safe at any moment, also twice."""
+        ...
+
+    async def health(self) -> Health:
+        """Asks the server once more. Raises `DatabaseUnavailable`."""
+        ...
+
+    def user_name(self, display_name: str, role: str) -> UserName:
+        """A fresh name from the connection's template, no longer than the database allows, with at least 12 random characters."""
+        ...
+
+    async def new_password(self) -> Password:
+        """A fresh password (at least 128 bits of randomness), its verifier made off the event loop."""
+        ...
+
+    def check_terms(self, terms: Terms) -> Sequence[str]:
+        """Warnings about a role's terms. Raises `InvalidRequest` naming the field that can't work. Touches no database."""
+        ...
+
+    async def create(self, order: NewUser) -> str:
+        """Makes the user, complete: it can log in until its lifetime ends. Answers the server's identity for it.
+
+        Raises `UserNameTaken` (nothing touched), `InstructionsFailed` (nothing left), `DatabaseUnavailable` (outcome
+        unknown: the user may exist).
+        """
+        ...
+
+    async def prepare(self, orders: Sequence[NewUser]) -> Sequence[Outcome]:
+        """Makes users that can't log in, neither before nor after this returns, whatever the role's instructions say."""
+        ...
+
+    async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """Lets users log in for their lifetime. `UserMissing` for one that is not there or not this lease's."""
+        ...
+
+    async def extend(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """Moves the server's own expiry, without turning on a login that is off. `UserMissing` as above."""
+        ...
+
+    async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """Stage 1 of revocation: no new login succeeds. A user that is absent, or not this lease's, counts as done untouched."""
+        ...
+
+    async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """Stage 2: every session of the user is over, seen to be gone. Leaves others' sessions alone."""
+        ...
+
+    async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """Stage 3: what the user owns or was granted, in every database, is handed over, dropped or revoked as its terms say.
+
+        `UserRemains` with its remedy where that can't be done safely.
+        """
+        ...
+
+    async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """Stage 4: the user is removed. `UserRemains` with its remedy where the database refuses."""
+        ...
+
+    async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """Stage 5: no such user, no session of it, nothing pending in its name, and no late statement of a dead process
+        of this broker can bring it back. `UserRemains` otherwise.
+        """
+        ...
+
+    def list_users(self) -> AsyncIterator[Seen]:
+        """All users that carry a marker of this broker, in no order."""
+        ...
+
+
+class EnginePlugin(Protocol):
+    """What the entry point names: the engine's class."""
+
+    protocol_version: ClassVar[int]
+    traits: ClassVar[Traits]
+    secret_fields: ClassVar[frozenset[str]]
+    """Fields of the connection that are never shown again."""
+
+    def __call__(self, name: str, config: Mapping[str, Json], origin: Origin) -> Engine:
+        """An engine for the connection `name`; touches nothing yet. Raises `InvalidRequest` naming the field."""
+        ...
+
+    def check_config(self, config: Mapping[str, Json]) -> Sequence[str]:
+        """Warnings about a connection's fields (unknown ones among them). Raises `InvalidRequest` naming the field."""
+        ...
+
+    def shown(self, config: Mapping[str, Json]) -> dict[str, Json]:
+        """The fields as they may be read back: `secret_fields` left out, passwords in URLs masked as `xxxxx`."""
+        ...

@@ -1,0 +1,64 @@
+"""Every metric: its name, unit and labels. Names follow Prometheus' rules (base units, `_total` for counters)."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_REVOCATION_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 3600, 86400)
+
+
+class Metrics:
+    """The metrics of one broker, in a registry of its own, so that two brokers in one process don't share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "broker_http_requests",
+            "Requests answered, by operation and status.",
+            ["operation", "status"],
+            registry=self.registry,
+        )
+        self.engine_calls = Histogram(
+            "broker_engine_call_seconds",
+            "Time of one engine verb, by connection, verb and outcome.",
+            ["connection", "verb", "outcome"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.breaker_open = Gauge(
+            "broker_engine_breaker_open", "1 while the breaker of a connection is open.", ["connection"], registry=self.registry
+        )
+        self.leases_issued = Counter("broker_leases_issued", "Leases issued, by role.", ["role"], registry=self.registry)
+        self.prepared_hits = Counter(
+            "broker_prepared_hits", "Leases served from a role's prepared users.", ["role"], registry=self.registry
+        )
+        self.prepared_misses = Counter(
+            "broker_prepared_misses",
+            "Leases of a role with prepared users that found none ready.",
+            ["role"],
+            registry=self.registry,
+        )
+        self.revocation_failures = Counter(
+            "broker_revocation_failures",
+            "Failed attempts at a stage of revocation.",
+            ["connection", "stage"],
+            registry=self.registry,
+        )
+        self.stuck_leases = Gauge("broker_leases_stuck", "Leases whose quick attempts are used up.", registry=self.registry)
+        self.time_to_disabled = Histogram(
+            "broker_revocation_disabled_seconds",
+            "From the start of a revocation to the login being off.",
+            buckets=_REVOCATION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.time_to_dropped = Histogram(
+            "broker_revocation_dropped_seconds",
+            "From the start of a revocation to the user being gone.",
+            buckets=_REVOCATION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.clock_gap = Gauge("broker_clock_gap_seconds", "Wall clock minus broker time.", registry=self.registry)
+        self.clock_jumps = Counter(
+            "broker_clock_jumps", "Times the gap of the clocks moved by over a minute.", registry=self.registry
+        )

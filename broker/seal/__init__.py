@@ -1,0 +1,1 @@
+"""Which key, is it intact; sealing, and the subkeys that others are handed."""

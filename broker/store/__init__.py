@@ -1,0 +1,1 @@
+"""What is kept: leases, tokens and configuration documents, sealed and durable."""

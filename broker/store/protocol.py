@@ -1,0 +1,280 @@
+"""What a store promises. SQLite is the first; a replicated PostgreSQL will meet the same protocol and pass the same suite.
+
+Rules that every method keeps (docs/architecture.md, "Rules of the store"):
+
+- A transition names the state it expects, works on a batch, and answers which rows it changed. No read-then-write over two calls.
+- When a write returns, it is durable. `StoreUnavailable`: nothing was done. `OutcomeUnknown`: it may have been; `barrier()` settles it.
+- Callers pass spans; the store stamps times, by its clock (`now_ms`).
+- A claim of due work raises the row's epoch and pushes its due time forward, so the work of a dead owner falls due again by itself.
+- Facts, names and bodies are sealed before they touch a file and opened on the way out; `SealBroken` when one does not open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from broker.model import (
+    ConnectionNumber,
+    Document,
+    Lease,
+    LeaseFacts,
+    LeaseNumber,
+    LeaseState,
+    Stage,
+    Token,
+    TokenFacts,
+    TokenNumber,
+)
+
+
+class Refusal(StrEnum):
+    """Why the store did not take a reservation or a claim."""
+
+    TOKEN_ENDED = "token ended"
+    ROLE_LIMIT = "role limit"
+    TOKEN_LIMIT = "token limit"
+    NOT_PREPARED = "not prepared"
+    """The prepared user was taken or removed meanwhile: take another."""
+    ASKED_BEFORE = "asked before"
+    """A live lease has this ask key already: `Store.asked` finds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The most live leases (reserved, active or being revoked) that a role and a token may have; 0 means no limit."""
+
+    per_role: int = 0
+    per_token: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A lease to write down before its user is made (`reserved`), or a pool user to prepare (`preparing`, `token` 0)."""
+
+    number: LeaseNumber
+    connection: ConnectionNumber
+    token: TokenNumber
+    facts: LeaseFacts
+    due_in_ms: int
+    """When the intent, left alone, falls due for recovery."""
+    limits: Limits = Limits()
+    ask_key: bytes | None = None
+    """16 bytes that stand for "the same question" (idempotency key, or token and role); unique among live leases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handout:
+    """A prepared user to turn into an active lease of `token`: `prepared` -> `active`."""
+
+    number: LeaseNumber
+    token: TokenNumber
+    facts: LeaseFacts
+    due_in_ms: int
+    limits: Limits = Limits()
+    ask_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One transition of one lease. It happens only from one of the states `expect`, and only in `epoch` where that is given."""
+
+    number: LeaseNumber
+    expect: Collection[LeaseState]
+    to: LeaseState
+    due_in_ms: int
+    stage: Stage = Stage.NONE
+    attempts: int = 0
+    epoch: int | None = None
+    facts: LeaseFacts | None = None
+    """None keeps the facts as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The newest audit entry known to be on disc: its sequence number and its MAC (32 bytes)."""
+
+    sequence: int
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many leases are in each state; for one connection, or for all."""
+
+    by_state: dict[LeaseState, int]
+
+    def __getitem__(self, state: LeaseState) -> int:
+        return self.by_state.get(state, 0)
+
+
+class TokenEnd(StrEnum):
+    """What happens to the children of a token that is ended."""
+
+    WITH_CHILDREN = "with children"
+    ORPHAN_CHILDREN = "orphan children"
+
+
+class Store(Protocol):
+    """Leases, tokens and documents, durable and sealed."""
+
+    def now_ms(self) -> int:
+        """Broker time as this store stamps it."""
+        ...
+
+    async def barrier(self) -> None:
+        """Returns when every write that may still be under way has either happened or never will."""
+        ...
+
+    async def close(self) -> None:
+        """Finishes what was accepted, writes the high-water time and the audit head, and lets go of the files."""
+        ...
+
+    # leases ---------------------------------------------------------------------------------------------------------
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Refusal | None]:
+        """Writes intents as `reserved`, each checked against its token and limits in the same statement. None: accepted."""
+        ...
+
+    async def prepare(self, reservations: Sequence[Reservation]) -> None:
+        """Writes intents of pool users as `preparing`."""
+        ...
+
+    async def hand_out(self, handouts: Sequence[Handout]) -> Sequence[Refusal | None]:
+        """Turns `prepared` leases into `active` ones, each checked against its token and limits. None: accepted."""
+        ...
+
+    async def move(self, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
+        """Carries out transitions; answers the numbers that matched. `gone` erases the password and frees the ask key."""
+        ...
+
+    async def lease(self, number: LeaseNumber) -> Lease | None:
+        """One lease, a tombstone (`gone`) too; None when it was never written or has been tidied."""
+        ...
+
+    async def asked(self, ask_key: bytes) -> Lease | None:
+        """The live (`reserved` or `active`) lease with this ask key."""
+        ...
+
+    async def prepared(self, role: str, limit: int, *, after: LeaseNumber) -> Sequence[Lease]:
+        """`prepared` users of a role in number order, beyond `after`."""
+        ...
+
+    async def claim_due(
+        self,
+        states: Collection[LeaseState],
+        *,
+        limit: int,
+        hold_ms: int,
+        connection: ConnectionNumber | None = None,
+        not_connections: Collection[ConnectionNumber] = (),
+    ) -> Sequence[Lease]:
+        """Takes up to `limit` leases whose due time has come, oldest due first: epoch raised, due pushed on by `hold_ms`."""
+        ...
+
+    async def next_due_ms(self, states: Collection[LeaseState]) -> int | None:
+        """The earliest due time among leases in `states`."""
+        ...
+
+    async def due_count(self, states: Collection[LeaseState], *, within_ms: int, at_most: int) -> int:
+        """How many leases in `states` fall due within `within_ms` from now, counted no further than `at_most`."""
+        ...
+
+    async def hasten(self, states: Collection[LeaseState], *, connection: ConnectionNumber) -> int:
+        """Makes all leases of a connection in `states` due now; answers how many."""
+        ...
+
+    async def end_under(self, prefix: str) -> int:
+        """Makes every `active` lease whose path equals `prefix` or lies under it due now; answers how many.
+
+        `prefix` has no trailing slash; the empty one means all.
+        """
+        ...
+
+    async def list_paths(self) -> Sequence[str]:
+        """The distinct paths that live leases (reserved to stuck, pool users left out) have."""
+        ...
+
+    async def list_leases(self, path: str, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
+        """Numbers of live leases of exactly this path, in order."""
+        ...
+
+    async def leases_in(self, states: Collection[LeaseState], *, after: LeaseNumber, limit: int) -> Sequence[Lease]:
+        """Leases in `states` by number, for recovery, reconciling and lists of stuck ones."""
+        ...
+
+    async def tally(self, connection: ConnectionNumber | None = None) -> Tally:
+        """Counts by state."""
+        ...
+
+    async def highest_number(self) -> int:
+        """The greatest number of any lease, token or document ever written; 0 for a new store."""
+        ...
+
+    async def tidy(self, limit: int) -> int:
+        """Deletes tombstones whose due time has come; answers how many."""
+        ...
+
+    # tokens ---------------------------------------------------------------------------------------------------------
+
+    async def add_token(self, token: Token, *, ttl_s: int | None) -> bool:
+        """Writes a token that ends `ttl_s` from now (None: never). False when its parent (if any) has ended meanwhile."""
+        ...
+
+    async def token(self, number: TokenNumber) -> Token | None:
+        """A token that has not ended."""
+        ...
+
+    async def tokens(self, *, after: TokenNumber, limit: int) -> Sequence[Token]:
+        """Tokens that have not ended, by number."""
+        ...
+
+    async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> bool:
+        """Moves its end to `ttl_s` from now, and the end of leases that would outlive it. False when it has ended."""
+        ...
+
+    async def use_token(self, number: TokenNumber) -> int | None:
+        """Takes one use of a use-limited token; answers how many are left, None when there was none."""
+        ...
+
+    async def end_tokens(self, numbers: Collection[TokenNumber], *, children: TokenEnd) -> Sequence[TokenNumber]:
+        """Ends tokens, and their children or not; every lease of an ended token falls due in the same commit."""
+        ...
+
+    async def end_expired_tokens(self, limit: int) -> Sequence[TokenNumber]:
+        """Ends tokens whose time has come, and their children, as above."""
+        ...
+
+    async def next_token_end_ms(self) -> int | None:
+        """When the next token ends by itself."""
+        ...
+
+    # documents ------------------------------------------------------------------------------------------------------
+
+    async def put_document(self, kind: str, name: str, body: bytes) -> Document:
+        """Writes a document under its name, made or updated."""
+        ...
+
+    async def delete_document(self, kind: str, name: str) -> Document | None:
+        """Marks a document deleted; its body stays readable by number until `purge_document`."""
+        ...
+
+    async def purge_document(self, kind: str, number: int) -> None:
+        """Erases a deleted document."""
+        ...
+
+    async def changes_since(self, revision: int) -> Sequence[Document]:
+        """Documents written or deleted after `revision`, oldest change first; 0 gives all. The truth for every cache."""
+        ...
+
+    # audit ----------------------------------------------------------------------------------------------------------
+
+    def confirm_audit(self, head: AuditHead) -> None:
+        """Remembers the newest durable audit entry; it is written with the next commit, at the latest by `close`."""
+        ...
+
+    async def audit_head(self) -> AuditHead | None:
+        """The newest confirmed head that the store holds."""
+        ...
