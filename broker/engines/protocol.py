@@ -99,6 +99,8 @@ class Health:
     writable: bool
     server_time_ms: int
     round_trip_ms: float
+    started: str = ""
+    """Changes when the server restarts or another one takes its place: what it did not flush may then be lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

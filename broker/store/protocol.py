@@ -90,6 +90,8 @@ class Move:
     epoch: int | None = None
     facts: LeaseFacts | None = None
     """None keeps the facts as they are."""
+    token: TokenNumber | None = None
+    """Where given, the move happens only if this token has not ended; checked in the same statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +160,20 @@ class Store(Protocol):
         """The live (`reserved` or `active`) lease with this ask key."""
         ...
 
-    async def prepared(self, role: str, limit: int, *, after: LeaseNumber) -> Sequence[Lease]:
-        """`prepared` users of a role in number order, beyond `after`."""
+    async def prepared(self, path: str, limit: int, *, after: LeaseNumber) -> Sequence[Lease]:
+        """`prepared` users of a path (that is, of a role) in number order, beyond `after`."""
+        ...
+
+    async def pool_size(self, path: str) -> int:
+        """How many users of a path are `preparing` or `prepared`."""
+        ...
+
+    async def settle(self, numbers: Collection[LeaseNumber]) -> None:
+        """Notes that the logins of handed-out leases are durable in their database; `hand_out` leaves them unsettled."""
+        ...
+
+    async def unsettled(self, limit: int) -> Sequence[Lease]:
+        """Active leases that were handed out and not settled yet, by number."""
         ...
 
     async def claim_due(
@@ -187,7 +201,7 @@ class Store(Protocol):
         ...
 
     async def end_under(self, prefix: str) -> int:
-        """Makes every `active` lease whose path equals `prefix` or lies under it due now; answers how many.
+        """Moves every `active` lease whose path equals `prefix` or lies under it to `revoking`, due now; answers how many.
 
         `prefix` has no trailing slash; the empty one means all.
         """
@@ -240,7 +254,7 @@ class Store(Protocol):
         ...
 
     async def end_tokens(self, numbers: Collection[TokenNumber], *, children: TokenEnd) -> Sequence[TokenNumber]:
-        """Ends tokens, and their children or not; every lease of an ended token falls due in the same commit."""
+        """Ends tokens, and their children or not; every active lease of an ended token becomes `revoking`, due now, in that commit."""
         ...
 
     async def end_expired_tokens(self, limit: int) -> Sequence[TokenNumber]:
