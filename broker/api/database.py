@@ -1,0 +1,79 @@
+"""What travels to and from the database engine's paths: connections, roles, credentials."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, StringList, Text, Wire
+from broker.errors import InvalidRequest
+
+PREPARED_USERS = 10_000
+"""The most users that one role may keep ready."""
+
+ShortText = Annotated[Text, Field(max_length=256)]
+
+
+class ConnectionWrite(Wire):
+    """A connection as it is written. Fields that are not listed here are the engine's own and stand in `model_extra`.
+
+    An update merges over what is stored: only the fields in `model_fields_set` and `model_extra` were sent.
+    """
+
+    plugin_name: ShortText = Field("", description="Which engine speaks to the database; required when the connection is new.")
+    plugin_version: ShortText = Field("", description="Version of the engine; empty takes the installed one.")
+    verify_connection: LenientBool = Field(default=True, description="Whether to connect before the connection is kept.")
+    allowed_roles: CommaList = Field(
+        default_factory=list,
+        description="Roles that may use the connection; `*` at the start or end of a name stands for any text. Empty: none.",
+    )
+    root_rotation_statements: StringList = Field(
+        default_factory=list, description="Statements that set the connection's own new password; empty takes the engine's."
+    )
+    password_policy: ShortText = Field(
+        "", description="Name of the policy for generated passwords; empty takes the broker's own."
+    )
+
+
+class RoleWrite(Wire):
+    """A role as it is written. Fields that are not listed here are options for the engine and stand in `model_extra`.
+
+    An update merges over what is stored, as with connections.
+    """
+
+    db_name: ShortText = Field("", description="The connection in which users are made; required when the role is new.")
+    creation_statements: StringList = Field(
+        default_factory=list, description="What makes a user; a template of the engine's kind."
+    )
+    revocation_statements: StringList = Field(
+        default_factory=list, description="What removes a user; empty takes the engine's staged revocation."
+    )
+    rollback_statements: StringList = Field(
+        default_factory=list, description="What undoes a failed creation, for engines without transactions."
+    )
+    renew_statements: StringList = Field(default_factory=list, description="What extends a user; empty takes the engine's.")
+    default_ttl: DurationSeconds = Field(0, description="How long a lease lives, in seconds; 0 takes the broker's default.")
+    max_ttl: DurationSeconds = Field(
+        0, description="How long a lease may live with renewals, in seconds; 0 takes the broker's maximum."
+    )
+    credential_type: ShortText = Field("password", description="What kind of credential is made: `password`.")
+    credential_config: KeyValues = Field(default_factory=dict, description="Settings of the credential: `password_policy`.")
+    prepared_users: LenientInt = Field(
+        0,
+        ge=0,
+        le=PREPARED_USERS,
+        description="How many users are kept ready, unable to log in, so that a lease is answered at once.",
+    )
+    reissue: LenientBool = Field(
+        default=False,
+        description="Whether the same token gets its living lease again instead of a new one, password included."
+    )
+    max_leases: LenientInt = Field(0, ge=0, description="The most live leases of the role; 0 means no limit.")
+
+    @field_validator("credential_type")
+    @classmethod
+    def _supported(cls, value: str) -> str:
+        if value not in ("", "password"):
+            raise InvalidRequest("credential_type: not supported; allowed is password")
+        return "password"
