@@ -1,0 +1,96 @@
+"""The database under the bench: the group that every measured user joins, a schema for their tables, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from broker.bench.figures import Figure
+from broker.bench.raw import GROUP, PgConnection, batches, create_users, drop_users, make_users
+
+SCHEMA = "broker_bench"
+_MEMBERS = "pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member WHERE g.rolname = $1"
+_COUNT = f"SELECT count(*) FROM {_MEMBERS}"  # noqa: S608 - constants only
+_COUNT_LOCKED = f"{_COUNT} AND NOT u.rolcanlogin AND u.rolname LIKE $2"
+_NAMES = f"SELECT u.rolname FROM {_MEMBERS}"  # noqa: S608 - constants only
+_CONNECTIONS_KEPT_BACK = 50
+_TABLES_PER_TRANSACTION = 500
+
+
+class BenchDatabase:
+    """One superuser connection for set-up and counting; the raw driver opens its own."""
+
+    def __init__(self, dsn: str, connection: PgConnection) -> None:
+        self.dsn = dsn
+        self._connection = connection
+
+    async def set_up(self) -> None:
+        """Makes the group and the schema."""
+        await self._connection.execute(f"CREATE ROLE {GROUP} NOLOGIN")
+        await self._make_schema()
+
+    async def tear_down(self) -> None:
+        """Removes every user of the bench, and what `set_up` made."""
+        await self._connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        await self.drop_all()
+        await self._connection.execute(f"DROP ROLE IF EXISTS {GROUP}")
+
+    async def users(self) -> int:
+        """How many users of the bench there are."""
+        return int(await self._connection.fetchval(_COUNT, GROUP))
+
+    async def locked_users(self, name_like: str) -> int:
+        """How many of them can't log in and have a name LIKE this: the prepared ones."""
+        return int(await self._connection.fetchval(_COUNT_LOCKED, GROUP, name_like))
+
+    async def spare_connections(self) -> int:
+        """How many more connections the server takes, some kept back for the broker and the bench."""
+        most = int(await self._connection.fetchval("SELECT current_setting('max_connections')::int"))
+        return max(0, most - _CONNECTIONS_KEPT_BACK)
+
+    async def give_tables(self, names: Sequence[str]) -> None:
+        """A table of its own for each user."""
+        for batch in batches(names, _TABLES_PER_TRANSACTION):
+            await self._connection.execute(
+                ";".join(f'CREATE TABLE {SCHEMA}."{n}" (); ALTER TABLE {SCHEMA}."{n}" OWNER TO "{n}"' for n in batch)
+            )
+
+    async def drop_tables(self) -> None:
+        """Removes what `give_tables` made and is still there."""
+        await self._connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+        await self._make_schema()
+
+    async def drop_all(self) -> None:
+        """Removes every user of the bench."""
+        await drop_users(self._connection, [row[0] for row in await self._connection.fetch(_NAMES, GROUP)])
+
+    async def raw_creations(self, *, clients: int, seconds: float, iterations: int) -> Figure:
+        """The raw driver making users; see `create_users`. They are removed again, untimed."""
+        figure = await create_users(self.dsn, clients=clients, seconds=seconds, iterations=iterations)
+        await self.drop_all()
+        return figure
+
+    async def raw_drops(self, count: int) -> Figure:
+        """The raw driver dropping `count` users, made untimed."""
+        return await drop_users(self._connection, await make_users(self._connection, count))
+
+    async def _make_schema(self) -> None:
+        await self._connection.execute(f"CREATE SCHEMA {SCHEMA}; GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {GROUP}")
+
+
+@asynccontextmanager
+async def bench_database(dsn: str) -> AsyncIterator[BenchDatabase]:
+    """The database with the bench's group in it; what was made is removed on the way out."""
+    connection = await asyncpg.connect(dsn)
+    database = BenchDatabase(dsn, connection)
+    try:
+        await database.tear_down()
+        await database.set_up()
+        try:
+            yield database
+        finally:
+            await database.tear_down()
+    finally:
+        await connection.close()
