@@ -160,6 +160,10 @@ class Store(Protocol):
         """The live (`reserved` or `active`) lease with this ask key."""
         ...
 
+    async def free_ask(self, ask_key: bytes) -> None:
+        """Lets the key be used for a new lease; the lease that had it lives on without."""
+        ...
+
     async def prepared(self, path: str, limit: int, *, after: LeaseNumber) -> Sequence[Lease]:
         """`prepared` users of a path (that is, of a role) in number order, beyond `after`."""
         ...
@@ -200,8 +204,8 @@ class Store(Protocol):
         """Makes all leases of a connection in `states` due now; answers how many."""
         ...
 
-    async def end_under(self, prefix: str) -> int:
-        """Moves every `active` lease whose path equals `prefix` or lies under it to `revoking`, due now; answers how many.
+    async def end_under(self, prefix: str) -> Sequence[LeaseNumber]:
+        """Moves every `active` lease whose path equals `prefix` or lies under it to `revoking`, due now; answers which.
 
         `prefix` has no trailing slash; the empty one means all.
         """

@@ -1,0 +1,133 @@
+"""Roles as they are kept: what a lease of each is made with, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import orjson
+
+from broker.api.database import RoleWrite
+from broker.errors import InvalidRequest
+from broker.model import Document, Json, Terms
+
+KIND = "role"
+MOUNT = "database"
+"""Where the database engine answers; every role's lease path starts with it."""
+
+_STATEMENTS = {
+    "creation_statements": "creation",
+    "revocation_statements": "revocation",
+    "renew_statements": "renewal",
+    "rollback_statements": "rollback",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What a lease of this role is."""
+
+    name: str
+    revision: int
+    db_name: str
+    terms: Terms = field(default_factory=Terms)
+    default_ttl_s: int = 0
+    """0: the broker's default."""
+    max_ttl_s: int = 0
+    """0: the broker's maximum."""
+    credential_type: str = "password"
+    credential_config: dict[str, str] = field(default_factory=dict)
+    prepared_users: int = 0
+    reissue: bool = False
+    max_leases: int = 0
+    """0: the broker's limit."""
+
+    @property
+    def path(self) -> str:
+        """The lease path of the role: what its lease ids begin with."""
+        return f"{MOUNT}/creds/{self.name}"
+
+
+def from_document(document: Document) -> Role:
+    """The role that a document holds."""
+    body = orjson.loads(document.body)
+    terms = Terms(
+        **{word: tuple(body[name]) for name, word in _STATEMENTS.items()},
+        options=body["options"],
+    )
+    return Role(
+        name=document.name,
+        revision=document.revision,
+        terms=terms,
+        **{key: body[key] for key in _PLAIN},
+    )
+
+
+_PLAIN = (
+    "db_name",
+    "default_ttl_s",
+    "max_ttl_s",
+    "credential_type",
+    "credential_config",
+    "prepared_users",
+    "reissue",
+    "max_leases",
+)
+
+
+def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
+    """What the role is after `write`: fields that were not sent keep what was stored.
+
+    Raises `InvalidRequest` when a new role names no connection, or its default TTL is over its maximum.
+    """
+    base = old or Role(name=name, revision=0, db_name="")
+    sent = write.model_fields_set
+
+    def statements(key: str) -> tuple[str, ...]:
+        return tuple(getattr(write, key)) if key in sent else getattr(base.terms, _STATEMENTS[key])  # type: ignore[no-any-return]
+
+    db_name = write.db_name or base.db_name
+    if not db_name:
+        raise InvalidRequest("database name is required")
+    role = Role(
+        name=name,
+        revision=base.revision,
+        db_name=db_name,
+        terms=Terms(
+            **{word: statements(key) for key, word in _STATEMENTS.items()},
+            options={**base.terms.options, **(write.model_extra or {})},
+        ),
+        default_ttl_s=write.default_ttl if "default_ttl" in sent else base.default_ttl_s,
+        max_ttl_s=write.max_ttl if "max_ttl" in sent else base.max_ttl_s,
+        credential_type=write.credential_type,
+        credential_config=dict(write.credential_config if "credential_config" in sent else base.credential_config),
+        prepared_users=write.prepared_users if "prepared_users" in sent else base.prepared_users,
+        reissue=write.reissue if "reissue" in sent else base.reissue,
+        max_leases=write.max_leases if "max_leases" in sent else base.max_leases,
+    )
+    if role.max_ttl_s and role.default_ttl_s > role.max_ttl_s:
+        raise InvalidRequest(f"default_ttl: {role.default_ttl_s} s is over max_ttl ({role.max_ttl_s} s)")
+    return role
+
+
+def to_body(role: Role) -> bytes:
+    """The document's body, in a stable order so that an unchanged role is an unchanged document."""
+    body: dict[str, object] = {name: getattr(role.terms, word) for name, word in _STATEMENTS.items()}
+    body |= {key: getattr(role, key) for key in _PLAIN}
+    return orjson.dumps(body | {"options": role.terms.options}, option=orjson.OPT_SORT_KEYS)
+
+
+def shown(role: Role) -> dict[str, Json]:
+    """The role as Vault's API reads it back; engine options and our own fields stand beside Vault's."""
+    data: dict[str, Json] = {name: list(getattr(role.terms, word)) for name, word in _STATEMENTS.items()}
+    data |= {
+        "db_name": role.db_name,
+        "default_ttl": role.default_ttl_s,
+        "max_ttl": role.max_ttl_s,
+        "credential_type": role.credential_type,
+        "prepared_users": role.prepared_users,
+        "reissue": role.reissue,
+        "max_leases": role.max_leases,
+    }
+    if role.credential_config:
+        data["credential_config"] = dict(role.credential_config)
+    return data | dict(role.terms.options)

@@ -1,0 +1,45 @@
+"""How leases live here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from broker.duration import parse_seconds
+
+Duration = Annotated[int, BeforeValidator(lambda value: parse_seconds(value, field="duration"))]
+
+
+class LeaseSettings(BaseModel):
+    """Section `[leases]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_ttl: Duration = Field(
+        3_600, ge=1, description="How long a lease lives when neither the request nor the role says so; seconds or a text such as 1h."
+    )
+    max_ttl: Duration = Field(
+        86_400, ge=1, description="The longest that a lease may live with all its renewals; a role can only lower it."
+    )
+    max_per_role: int = Field(
+        200_000, ge=0, description="The most live leases of one role (a role's own max_leases wins); past it 429. 0: no limit."
+    )
+    max_per_token: int = Field(200_000, ge=0, description="The most live leases that one token may hold; past it 429. 0: no limit.")
+    issue_timeout_s: float = Field(
+        30, gt=0, le=300, description="How long one issue may take; a client is answered with 503 after it, and what was begun is removed."
+    )
+    revocation_batch: int = Field(
+        256, ge=1, le=256, description="How many users are revoked together; 256 keeps PostgreSQL's shared lock table safe."
+    )
+    mass_expiry: int = Field(
+        100,
+        ge=1,
+        description="From how many leases due at once on a connection its database's clock is asked first whether it is really that late.",
+    )
+    refill_batch: int = Field(32, ge=1, le=256, description="How many prepared users are made in one go.")
+    tombstones: Duration = Field(
+        604_800,
+        ge=60,
+        description="How long a gone lease is remembered, so that a user which a failover brings back is known and removed again.",
+    )

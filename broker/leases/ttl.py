@@ -1,0 +1,57 @@
+"""How long a lease lives: asked for, default, maximum, and the end of its token. Pure, in whole seconds.
+
+The order is Vault's (reference of its lease system: increment, then the role's default, then the system's; capped by what is left of
+the maximum), with one cap more: a lease never outlives the token that asked for it, and the answer says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.duration import format_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What limits a lease. `token_left_s` None: the token never ends."""
+
+    default_s: int
+    max_s: int
+    age_s: int = 0
+    """How long the lease has lived already."""
+    token_left_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ttl:
+    """A resolved time to live. `capped_by` is empty, `max_ttl` or `token`."""
+
+    seconds: int
+    capped_by: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def resolve(increment_s: int, bounds: Bounds) -> Ttl:
+    """The time to live from now on; 0 seconds when nothing is left.
+
+    An `increment_s` of 0 asks for the default. The default itself may be over the maximum when the two come from different places
+    (role, daemon); it is capped without a warning then, since nobody asked for more.
+    """
+    wanted = increment_s or bounds.default_s
+    left = max(0, bounds.max_s - bounds.age_s)
+    ttl, capped_by, warnings = wanted, "", []
+    if ttl > left:
+        if increment_s or bounds.age_s:
+            warnings.append(
+                f'TTL of "{format_seconds(wanted)}" exceeded the effective max_ttl of "{format_seconds(left)}"; '
+                "TTL value is capped accordingly"
+            )
+        ttl, capped_by = left, "max_ttl"
+    if bounds.token_left_s is not None and ttl > bounds.token_left_s:
+        token_left = max(0, bounds.token_left_s)
+        warnings.append(
+            f'TTL of "{format_seconds(ttl)}" exceeded the remaining life of the token of "{format_seconds(token_left)}"; '
+            "the lease ends with its token unless both are renewed"
+        )
+        ttl, capped_by = token_left, "token"
+    return Ttl(ttl, capped_by, tuple(warnings))

@@ -1,0 +1,43 @@
+"""What of a lease the engine is told: its database user, with the marker that proves whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from broker.engines.protocol import User
+from broker.model import Lease, LeaseFacts, LeaseNumber, UserName
+
+_MAC_CHARS = 32
+"""128 bits: nobody forges one, and the comment stays short."""
+
+
+class Markers:
+    """Makes the text kept beside a user in the database: `broker:v1:<broker>:<number>:<mac>`.
+
+    Every database user may read it, so it holds the lease's internal number, never the lease id (whoever knows that may renew).
+    """
+
+    def __init__(self, broker_id: str, key: bytes) -> None:
+        self._prefix = f"broker:v1:{broker_id}:"
+        self._key = key
+
+    def marker(self, number: LeaseNumber, name: UserName) -> str:
+        """The marker of the user `name` of lease `number`."""
+        body = f"{self._prefix}{number}"
+        mac = hmac.digest(self._key, f"{body}\x00{name}".encode(), hashlib.sha256).hex()
+        return f"{body}:{mac[:_MAC_CHARS]}"
+
+    def user(self, number: LeaseNumber, facts: LeaseFacts) -> User:
+        """The user of a lease, as the engine needs it."""
+        return User(
+            number=number,
+            name=facts.username,
+            identity=facts.identity,
+            marker=self.marker(number, facts.username),
+            terms=facts.terms,
+        )
+
+    def of(self, lease: Lease) -> User:
+        """The user of a stored lease."""
+        return self.user(lease.number, lease.facts)
