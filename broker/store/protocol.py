@@ -211,6 +211,10 @@ class Store(Protocol):
         """
         ...
 
+    async def list_pools(self) -> Sequence[str]:
+        """The distinct paths that have `preparing` or `prepared` users."""
+        ...
+
     async def list_paths(self) -> Sequence[str]:
         """The distinct paths that live leases (reserved to stuck, pool users left out) have."""
         ...

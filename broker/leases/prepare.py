@@ -1,0 +1,230 @@
+"""Prepared users: made ahead, unable to log in, password sealed in the store; a lease turns one on.
+
+The store holds the pool. Memory holds a window of it per role, so that taking one costs no read; the claim itself is a
+transition in the store that only one taker wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from broker.catalog.connections import Connection
+from broker.catalog.roles import Role
+from broker.engines.protocol import Engine, NewUser, Outcome, Password
+from broker.errors import BrokerError, EngineError, Unavailable
+from broker.leases import lifecycle
+from broker.leases.lifecycle import Event
+from broker.leases.parts import Parts
+from broker.model import NO_TOKEN, Lease, LeaseFacts, LeaseNumber, Terms
+from broker.store.protocol import Move, Reservation
+
+_WINDOW = 512
+_PREPARED_DUE_MS = 100 * 365 * 86_400_000
+"""A prepared user waits as long as its role wants it: due in a century, that is never."""
+_PREPARING_DUE_MS = 300_000
+_GIVE_WAY_S = 0.02
+_DISPLAY_NAME = "pool"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Window:
+    revision: int
+    ready: deque[Lease] = field(default_factory=deque)
+    after: LeaseNumber = LeaseNumber(0)
+    empty: bool = False
+    """Nothing beyond `after` when last read; a refill resets it."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Pools:
+    """The prepared users of every role."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._windows: dict[str, _Window] = {}
+
+    async def take(self, role: Role, connection: Connection) -> Lease | None:
+        """A prepared user of the role in its present revision, or None when none is ready. Only claiming it makes it one's own."""
+        window = self._window(role)
+        if not window.ready and not window.empty:
+            await self._load(role, connection, window)
+        return window.ready.popleft() if window.ready else None
+
+    async def refill(self, role: Role) -> int:
+        """Makes one batch of users where the pool is short; answers how many were made. Gives way to requests.
+
+        Raises `BrokerError` when the database or the store does not play along.
+        """
+        parts = self._parts
+        missing = role.prepared_users - await parts.store.pool_size(role.path)
+        if missing <= 0:
+            return 0
+        if parts.issuing:
+            await asyncio.sleep(_GIVE_WAY_S)
+        connection = parts.catalog.connection(role.db_name)
+        engine = await parts.catalog.engine_for(connection)
+        if not engine.traits.prepares:
+            return 0
+        count = min(missing, parts.settings.refill_batch, engine.traits.users_per_batch)
+        orders = await self._intend(role, connection, engine, count)
+        made = await self._make(engine, orders)
+        self._window(role).empty = False
+        return made
+
+    async def drain(self, role_path: str, keep: Role | None) -> int:
+        """Ends prepared users that the role no longer wants: of an old revision, too many, or all where it is gone."""
+        unwanted: list[Lease] = []
+        wanted = 0
+        after = LeaseNumber(0)
+        while page := await self._parts.store.prepared(role_path, _WINDOW, after=after):
+            after = page[-1].number
+            for lease in page:
+                if keep is not None and lease.facts.role_revision == keep.revision and wanted < keep.prepared_users:
+                    wanted += 1
+                else:
+                    unwanted.append(lease)
+        if unwanted:
+            await self._parts.store.move([_ended(lease, "role changed") for lease in unwanted])
+            self._windows.pop(role_path, None)
+            self._parts.wake_expiry()
+        return len(unwanted)
+
+    def _window(self, role: Role) -> _Window:
+        window = self._windows.get(role.path)
+        if window is None or window.revision != role.revision:
+            window = self._windows[role.path] = _Window(role.revision)
+        return window
+
+    async def _load(self, role: Role, connection: Connection, window: _Window) -> None:
+        async with window.lock:
+            if window.ready or window.empty:
+                return
+            page = await self._parts.store.prepared(role.path, _WINDOW, after=window.after)
+            window.empty = not page
+            if page:
+                window.after = page[-1].number
+            window.ready.extend(
+                lease for lease in page if lease.facts.role_revision == role.revision and lease.connection == connection.number
+            )
+
+    async def _intend(self, role: Role, connection: Connection, engine: Engine, count: int) -> list[tuple[NewUser, LeaseFacts]]:
+        """Writes the intents down, passwords sealed with them, before the database hears of anything."""
+        orders = []
+        reservations = []
+        for _ in range(count):
+            number = LeaseNumber(self._parts.numbers.next())
+            password = await engine.new_password()
+            facts = self._facts(role, connection, engine, password)
+            user = replace(self._parts.markers.user(number, facts), terms=role.terms)
+            orders.append((NewUser(user=user, password=password, lifetime_ms=0), facts))
+            reservations.append(
+                Reservation(
+                    number=number, connection=connection.number, token=NO_TOKEN, facts=facts, due_in_ms=_PREPARING_DUE_MS
+                )
+            )
+        await self._parts.store.prepare(reservations)
+        return orders
+
+    async def _make(self, engine: Engine, orders: Sequence[tuple[NewUser, LeaseFacts]]) -> int:
+        facts_of = {order.user.number: facts for order, facts in orders}
+        outcomes: Sequence[Outcome]
+        failure: BrokerError | None = None
+        try:
+            outcomes = await engine.prepare([order for order, _ in orders])
+        except EngineError as error:
+            outcomes = [Outcome(number, error) for number in facts_of]
+        moves = []
+        for outcome in outcomes:
+            facts = facts_of[outcome.number]
+            if outcome.error is None:
+                moves.append(_prepared(outcome, facts))
+            else:
+                failure = outcome.error
+                moves.append(_abandoned(outcome.number, facts))
+        await self._parts.store.move(moves)
+        if failure is not None:
+            self._parts.wake_expiry()
+            raise failure
+        return len(orders)
+
+    def _facts(self, role: Role, connection: Connection, engine: Engine, password: Password) -> LeaseFacts:
+        terms = role.terms
+        return LeaseFacts(
+            path=role.path,
+            role=role.name,
+            role_revision=role.revision,
+            connection_name=connection.name,
+            username=engine.user_name(_DISPLAY_NAME, role.name),
+            terms=Terms(revocation=terms.revocation, renewal=terms.renewal, options=terms.options),
+            password=password.text,
+            issued_ms=self._parts.store.now_ms(),
+        )
+
+
+class Refill:
+    """The job that keeps every pool at its size."""
+
+    def __init__(self, parts: Parts, pools: Pools) -> None:
+        self._parts = parts
+        self._pools = pools
+        self._known: dict[str, tuple[int, int]] = {}
+
+    async def run(self) -> int:
+        """Drains what roles no longer want and makes one batch for each that is short; answers how many were made."""
+        made = 0
+        roles = {role.path: role for role in self._parts.catalog.roles()}
+        for path in [path for path in self._known if path not in roles]:
+            await self._pools.drain(path, None)
+            del self._known[path]
+        for path, role in roles.items():
+            try:
+                if self._known.get(path) != (role.revision, role.prepared_users):
+                    await self._pools.drain(path, role)
+                    self._known[path] = (role.revision, role.prepared_users)
+                if role.prepared_users:
+                    made += await self._pools.refill(role)
+            except (BrokerError, Unavailable) as error:
+                log.warning("refill failed", role=role.name, connection=role.db_name, error=str(error))
+        return made
+
+    async def forget_unknown_roles(self) -> None:
+        """At start: ends prepared users of roles that were deleted while the broker was down."""
+        for path in await self._parts.store.list_pools():
+            self._known.setdefault(path, (-1, -1))
+
+
+def _prepared(outcome: Outcome, facts: LeaseFacts) -> Move:
+    return Move(
+        number=outcome.number,
+        expect=lifecycle.expected(Event.PREPARED),
+        to=lifecycle.target(Event.PREPARED),
+        due_in_ms=_PREPARED_DUE_MS,
+        facts=replace(facts, identity=outcome.identity),
+    )
+
+
+def _abandoned(number: LeaseNumber, facts: LeaseFacts) -> Move:
+    return Move(
+        number=number,
+        expect=lifecycle.expected(Event.ENDED),
+        to=lifecycle.target(Event.ENDED),
+        due_in_ms=0,
+        facts=replace(facts, password=None, reason="not prepared"),
+    )
+
+
+def _ended(lease: Lease, reason: str) -> Move:
+    return Move(
+        number=lease.number,
+        expect=lifecycle.expected(Event.ENDED),
+        to=lifecycle.target(Event.ENDED),
+        due_in_ms=0,
+        facts=replace(lease.facts, password=None, reason=reason),
+    )

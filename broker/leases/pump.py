@@ -1,0 +1,187 @@
+"""Hands out prepared users, many at a time: what waits shares two barriers and one statement string.
+
+Barrier 1: one commit turns the whole batch `active`, one flush has its request entries; only then may a statement reach the
+database, so whoever can log in has a lease row and an audit entry. Barrier 2: one flush has the response entries; then the callers
+hear. Each connection has a lane of its own, so a slow database delays nobody else; two batches per lane are under way at most, so
+that one waits for the disc while the other waits for the database. A batch of one takes the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from broker.catalog.connections import Connection
+from broker.engines.protocol import Extension, Outcome
+from broker.errors import EngineError, LimitExceeded, Unavailable
+from broker.leases import lifecycle
+from broker.leases.lifecycle import Event
+from broker.leases.parts import Parts
+from broker.model import ConnectionNumber, LeaseNumber
+from broker.store.protocol import Handout, Move, Refusal
+
+_BATCH = 64
+_IN_FLIGHT = 2
+_WAITING_MOST = 4_096
+_SETTLE_AFTER_MS = 2_000
+"""PostgreSQL flushes an asynchronous commit within three times `wal_writer_delay` (200 ms by default)."""
+
+
+@dataclass(slots=True, eq=False)
+class HandoutItem:
+    """One prepared user to hand out, and its audit entries."""
+
+    handout: Handout
+    extension: Extension
+    request_entry: bytes
+    respond: Callable[[], bytes]
+    done: asyncio.Future[Refusal | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def answer(self, refusal: Refusal | None) -> None:
+        """Lets the caller go on, if it still waits."""
+        if not self.done.done():
+            self.done.set_result(refusal)
+
+    def fail(self, error: BaseException) -> None:
+        """Lets the caller go on with an error, if it still waits."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Pump:
+    """The lanes of all connections."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._lanes: dict[ConnectionNumber, _Lane] = {}
+        self._unsettled: deque[tuple[int, LeaseNumber]] = deque()
+
+    async def hand_out(self, connection: Connection, item: HandoutItem) -> Refusal | None:
+        """Carries `item` through both barriers. None: its user can log in and both entries are durable.
+
+        A refusal left everything as it was, with the request entry durable. Raises `LimitExceeded` when too many wait,
+        `DatabaseUnavailable` or another `EngineError` when the login could not be turned on (the lease is being revoked then),
+        `AuditUnavailable`, `StoreUnavailable`.
+        """
+        lane = self._lanes.get(connection.number)
+        if lane is None:
+            lane = self._lanes[connection.number] = _Lane(self._parts, connection, self._unsettled)
+        lane.submit(item)
+        return await item.done
+
+    async def settle(self) -> None:
+        """Notes in the store which logins must be on the databases' discs by now."""
+        settled = []
+        before = self._parts.store.now_ms() - _SETTLE_AFTER_MS
+        while self._unsettled and self._unsettled[0][0] <= before:
+            settled.append(self._unsettled.popleft()[1])
+        if settled:
+            await self._parts.store.settle(settled)
+
+
+class _Lane:
+    def __init__(self, parts: Parts, connection: Connection, unsettled: deque[tuple[int, LeaseNumber]]) -> None:
+        self._parts = parts
+        self._connection = connection
+        self._unsettled = unsettled
+        self._waiting: deque[HandoutItem] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def submit(self, item: HandoutItem) -> None:
+        if len(self._waiting) >= _WAITING_MOST:
+            raise LimitExceeded(
+                f"connection {self._connection.name}: {_WAITING_MOST} requests wait already", limit="requests waiting per connection"
+            )
+        self._waiting.append(item)
+        if len(self._running) < _IN_FLIGHT:
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            count = min(_BATCH, len(self._waiting))
+            await self._carry([self._waiting.popleft() for _ in range(count)])
+
+    async def _carry(self, items: Sequence[HandoutItem]) -> None:
+        busy = {item.handout.number for item in items}
+        self._parts.busy |= busy
+        try:
+            claimed = await self._claim(items)
+            enabled = await self._enable(claimed) if claimed else ()
+            if enabled:
+                await self._tell(enabled)
+        except Exception as error:  # noqa: BLE001 - every caller must hear; the error itself goes to each of them
+            for item in items:
+                item.fail(error)
+        finally:
+            self._parts.busy -= busy
+
+    async def _claim(self, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
+        """Barrier 1. Answers the items that are claimed; the others have heard."""
+        parts = self._parts
+        refusals, recorded = await asyncio.gather(
+            parts.store.hand_out([item.handout for item in items]),
+            parts.trail.record([item.request_entry for item in items]),
+            return_exceptions=True,
+        )
+        if isinstance(refusals, BaseException):
+            raise refusals
+        claimed = []
+        for item, refusal in zip(items, refusals, strict=True):
+            if refusal is None:
+                claimed.append(item)
+            else:
+                item.answer(refusal)
+        if isinstance(recorded, BaseException):
+            await self._take_back(claimed, "not audited")
+            raise recorded
+        return claimed
+
+    async def _enable(self, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
+        outcomes: Sequence[Outcome]
+        try:
+            engine = await self._parts.catalog.engine_for(self._connection)
+            outcomes = await engine.enable([item.extension for item in items])
+        except EngineError as error:
+            outcomes = [Outcome(item.handout.number, error) for item in items]
+        by_number = {item.handout.number: item for item in items}
+        bad = [(by_number.pop(outcome.number), outcome.error) for outcome in outcomes if outcome.error is not None]
+        if bad:
+            await self._take_back([item for item, _ in bad], "login not turned on")
+            for item, error in bad:
+                item.fail(error)
+        return list(by_number.values())
+
+    async def _tell(self, items: Sequence[HandoutItem]) -> None:
+        """Barrier 2."""
+        try:
+            await self._parts.trail.record([item.respond() for item in items])
+        except Unavailable:
+            await self._take_back(items, "not audited")
+            raise
+        now = self._parts.store.now_ms()
+        for item in items:
+            self._unsettled.append((now, item.handout.number))
+            item.answer(None)
+
+    async def _take_back(self, items: Sequence[HandoutItem], reason: str) -> None:
+        """Revokes leases that nobody will hear of. If the store can't note it, they end with their time."""
+        now = self._parts.store.now_ms()
+        moves = [
+            Move(
+                number=item.handout.number,
+                expect=lifecycle.expected(Event.ENDED),
+                to=lifecycle.target(Event.ENDED),
+                due_in_ms=0,
+                facts=replace(item.handout.facts, password=None, reason=reason, revoke_started_ms=now),
+            )
+            for item in items
+        ]
+        try:
+            await self._parts.store.move(moves)
+        except Unavailable:
+            return
+        self._parts.wake_expiry()

@@ -1,0 +1,33 @@
+"""Audit entries of what the broker does by itself: expiry, recovery, refill. They have the shape of requests, without a caller."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from broker.audit.entry import NOBODY, AuditMount, AuditRequest, AuditResponse, Scribe
+from broker.secret import random_bytes
+
+MOUNT = AuditMount(point="database/", type="database", plugin_class="secret")
+
+
+def new_request(operation: str, path: str, data: Mapping[str, object] | None = None) -> AuditRequest:
+    """A request of the broker to itself, under an id of its own."""
+    return AuditRequest(
+        id=str(uuid.UUID(bytes=random_bytes(16), version=4)), operation=operation, path=path, mount=MOUNT, data=data
+    )
+
+
+def asked(scribe: Scribe, at_ms: int, request: AuditRequest) -> bytes:
+    """The entry before it is done."""
+    return scribe.request(at_ms, NOBODY, request)
+
+
+def done(scribe: Scribe, at_ms: int, request: AuditRequest, response: AuditResponse) -> bytes:
+    """The entry after it was done."""
+    return scribe.response(at_ms, NOBODY, request, response)
+
+
+def failed(scribe: Scribe, at_ms: int, request: AuditRequest, error: str) -> bytes:
+    """The entry after it failed."""
+    return scribe.response(at_ms, NOBODY, request, None, error=error)
