@@ -1,0 +1,78 @@
+"""Operators' statements: how they are written in a request, and how `{{name}}` is filled in. What they mean is the engine's."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from datetime import UTC, datetime
+
+from broker.errors import InvalidRequest
+from broker.model import Json
+
+_VARIABLE = re.compile(r"\{\{([a-z_]+)\}\}")
+_UNSAFE = re.compile(r"['\"`\\\x00-\x1f\x7f]|[^\x00-\x7f]")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+
+
+def render(text: str, /, **variables: str) -> str:
+    """The text with each `{{name}}` of `variables` replaced, as Vault does: no spaces inside, no escaping, others left alone.
+
+    One pass: a value that itself holds `{{...}}` is not looked at again. Since nothing is escaped, a value with a quote, a
+    backslash, a control or a non-ASCII character could end the literal or identifier it stands in; generated names and
+    passwords have none, and `InvalidRequest` names the variable that does (never its value, which may be a password).
+    """
+    for name, value in variables.items():
+        if _UNSAFE.search(value):
+            raise InvalidRequest(f"the value for {{{{{name}}}}} holds a character that is not safe inside a statement")
+    return _VARIABLE.sub(lambda match: variables.get(match[1], match[0]), text)
+
+
+def expiration(at_ms: int) -> str:
+    """A moment as `{{expiration}}` shows it: `YYYY-MM-DD HH:MM:SS+0000`, whole seconds, always UTC."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S%z")
+
+
+def decode(value: Json, *, field: str = "statements") -> list[str]:
+    """The statements in a request's field: a list of strings, or one string.
+
+    Each string may be base64 of the real one, or a JSON list of strings, or base64 of such a list (Vault's
+    `ParseArbitraryStringSlice`). Empty ones are dropped. Nothing is split at semicolons: the operator's split is kept.
+    Raises `InvalidRequest` naming `field` for anything else, and for a NUL character.
+    """
+    if value is None:
+        return []
+    written = value if isinstance(value, list) else [value]
+    found = [statement for each in written for statement in _decode_one(each, field)]
+    if any("\x00" in statement for statement in found):
+        raise InvalidRequest(f"{field}: a NUL character can't be part of a statement")
+    return [statement for statement in found if statement.strip()]
+
+
+def _decode_one(written: Json, field: str) -> list[str]:
+    if not isinstance(written, str):
+        raise InvalidRequest(f"{field} takes a list of strings or one string")
+    text = _from_base64(written.strip()) or written
+    return _from_json_list(text) or [text]
+
+
+def _from_base64(text: str) -> str | None:
+    """What `text` encodes, or None where it is not base64 of readable text."""
+    if not _BASE64.fullmatch(text):
+        return None
+    try:
+        decoded = base64.b64decode(text, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return decoded if all(character.isprintable() or character.isspace() for character in decoded) else None
+
+
+def _from_json_list(text: str) -> list[str] | None:
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else None
