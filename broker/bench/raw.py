@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import asyncpg
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,7 +22,7 @@ DROPS_PER_TRANSACTION = 256
 _CREATIONS_PER_TRANSACTION = 500
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
-PgConnection = asyncpg.Connection[asyncpg.Record]
+PgConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 def creation(name: str, verifier: str) -> str:

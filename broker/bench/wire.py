@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from broker.clock import stopwatch_s
 
@@ -44,8 +45,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP connection always gives one
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # a TCP connection gives one; uvloop's does not inherit
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
