@@ -1,0 +1,272 @@
+"""What an audit line says, in Vault's schema (request and response entries), as the bytes of one JSON object.
+
+Every string inside `data`, and every token and accessor, is written as `hmac-sha256:<hex>` under the audit key: equal values
+look equal, and nobody reads them. In clear stay numbers, booleans, null, the keys of objects, times, paths, lease ids,
+policies, metadata, display names, errors, and the strings under `CLEAR_KEYS`. Empty fields are left out, as Vault does.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import orjson
+
+from broker.secret import Secret
+
+_LABEL = b"broker/audit/value/v1"
+_DEPTH_MAX = 100
+_INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
+CLEAR_KEYS = frozenset({"username", "lease_id"})
+"""Strings under these keys of `data` stay readable: an auditor must see who got which user, and which lease was ended."""
+
+
+class Hasher:
+    """Turns a secret text into one that only tells equal from different; keyed, so that guessing needs the key."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = hmac.digest(key, _LABEL, "sha256")
+
+    def hash(self, text: str) -> str:
+        """`hmac-sha256:` and 64 hex digits."""
+        # JSON may carry lone surrogates, which plain UTF-8 refuses.
+        return "hmac-sha256:" + hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditAuth:
+    """A token and what is known of it: who asks or, in the response that made it, who may ask from now on."""
+
+    client_token: Secret | None = None
+    accessor: str = ""
+    display_name: str = ""
+    policies: Sequence[str] = ()
+    token_policies: Sequence[str] = ()
+    metadata: Mapping[str, str] | None = None
+    num_uses: int = 0
+    remaining_uses: int = 0
+    entity_id: str = ""
+    token_type: str = ""
+    token_ttl_s: int = 0
+    token_issue_ms: int | None = None
+    allowed: bool | None = None
+    """What the policies said to this operation; None before they were asked."""
+    granting_policies: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An `AuditAuth` made ready once (`Scribe.caller`) and used for many entries; it holds nothing secret."""
+
+    token: str
+    accessor: str
+    auth: orjson.Fragment | None
+
+
+NOBODY = Caller("", "", None)
+"""Who asks when the broker acts by itself: expiry, recovery, reconciling."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditMount:
+    """Where a path is mounted; the fields that Vault repeats in requests and responses."""
+
+    point: str
+    type: str
+    accessor: str = ""
+    plugin_class: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRequest:
+    """What is asked: by a client, or by the broker of itself (`revoke` of a lease's path, without address)."""
+
+    id: str
+    operation: str
+    path: str
+    mount: AuditMount | None = None
+    data: Mapping[str, object] | None = None
+    """JSON values; a `Secret` counts as a string. Hashed here, so it is passed as it is."""
+    remote_address: str = ""
+    remote_port: int = 0
+    wrap_ttl_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditWrap:
+    """A response that was wrapped: the caller got this token in its place."""
+
+    token: Secret
+    accessor: str
+    ttl_s: int
+    creation_ms: int
+    creation_path: str
+    wrapped_accessor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditResponse:
+    """What is answered."""
+
+    mount: AuditMount | None = None
+    lease_id: str = ""
+    data: Mapping[str, object] | None = None
+    auth: AuditAuth | None = None
+    warnings: Sequence[str] = ()
+    wrap: AuditWrap | None = None
+
+
+class Scribe:
+    """Builds entries; one serves the whole broker. Times are given, so that one operation has one time."""
+
+    __slots__ = ("_clear", "_hasher")
+
+    def __init__(self, hasher: Hasher, *, clear_keys: frozenset[str] = CLEAR_KEYS) -> None:
+        self._hasher = hasher
+        self._clear = clear_keys
+
+    def caller(self, auth: AuditAuth) -> Caller:
+        """The hashed and encoded form of `auth`, to be kept beside a cached token."""
+        return Caller(
+            self._hash_secret(auth.client_token),
+            self._hash_some(auth.accessor),
+            orjson.Fragment(orjson.dumps(self._auth(auth))),
+        )
+
+    def request(self, at_ms: int, caller: Caller, request: AuditRequest, *, error: str = "") -> bytes:
+        """The entry that must be durable before anything is done for the request."""
+        return _encode(at_ms, "request", caller, self._request(caller, request), None, error)
+
+    def response(
+        self, at_ms: int, caller: Caller, request: AuditRequest, response: AuditResponse | None, *, error: str = ""
+    ) -> bytes:
+        """The entry that must be durable before the caller hears the answer; it repeats the request, as Vault's does."""
+        answer = None if response is None else self._response(response)
+        return _encode(at_ms, "response", caller, self._request(caller, request), answer, error)
+
+    def _auth(self, auth: AuditAuth) -> dict[str, object]:
+        return _filled(
+            client_token=self._hash_secret(auth.client_token),
+            accessor=self._hash_some(auth.accessor),
+            display_name=auth.display_name,
+            policies=auth.policies,
+            token_policies=auth.token_policies,
+            policy_results=None if auth.allowed is None else _policy_results(auth),
+            metadata=auth.metadata,
+            num_uses=auth.num_uses,
+            remaining_uses=auth.remaining_uses,
+            entity_id=auth.entity_id,
+            token_type=auth.token_type,
+            token_ttl=auth.token_ttl_s,
+            token_issue_time=None if auth.token_issue_ms is None else rfc3339(auth.token_issue_ms),
+        )
+
+    def _request(self, caller: Caller, request: AuditRequest) -> dict[str, object]:
+        return _filled(
+            id=request.id,
+            operation=request.operation,
+            **_mount(request.mount),
+            client_token=caller.token,
+            client_token_accessor=caller.accessor,
+            namespace={"id": "root"},
+            path=request.path,
+            data=self._conceal(request.data),
+            remote_address=request.remote_address,
+            remote_port=request.remote_port,
+            wrap_ttl=request.wrap_ttl_s,
+        )
+
+    def _response(self, response: AuditResponse) -> dict[str, object]:
+        return _filled(
+            auth=None if response.auth is None else self._auth(response.auth),
+            **_mount(response.mount),
+            secret={"lease_id": response.lease_id} if response.lease_id else None,
+            data=self._conceal(response.data),
+            warnings=response.warnings,
+            wrap_info=None if response.wrap is None else self._wrap(response.wrap),
+        )
+
+    def _wrap(self, wrap: AuditWrap) -> dict[str, object]:
+        return _filled(
+            ttl=wrap.ttl_s,
+            token=self._hash_secret(wrap.token),
+            accessor=self._hash_some(wrap.accessor),
+            creation_time=rfc3339(wrap.creation_ms),
+            creation_path=wrap.creation_path,
+            wrapped_accessor=self._hash_some(wrap.wrapped_accessor),
+        )
+
+    def _hash_some(self, text: str) -> str:
+        return self._hasher.hash(text) if text else ""
+
+    def _hash_secret(self, secret: Secret | None) -> str:
+        return self._hash_some(secret.reveal()) if secret is not None else ""
+
+    def _conceal(self, value: object, depth: int = 0) -> object:
+        if isinstance(value, str):
+            return self._hasher.hash(value)
+        if isinstance(value, Secret):
+            return self._hasher.hash(value.reveal())
+        if isinstance(value, Mapping | list | tuple):
+            return self._conceal_nested(value, depth + 1)
+        if isinstance(value, int) and not _INT64_MIN <= value <= _UINT64_MAX:
+            return orjson.Fragment(str(value))  # orjson refuses integers beyond 64 bits
+        return value
+
+    def _conceal_nested(self, value: Mapping[str, object] | Sequence[object], depth: int) -> object:
+        if depth > _DEPTH_MAX:
+            return "[nested too deeply]"  # orjson refuses what is nested more than 254 deep
+        if isinstance(value, Mapping):
+            return {key: self._conceal_member(key, member, depth) for key, member in value.items()}
+        return [self._conceal(member, depth) for member in value]
+
+    def _conceal_member(self, key: str, value: object, depth: int) -> object:
+        return value if key in self._clear and isinstance(value, str) else self._conceal(value, depth)
+
+
+def rfc3339(at_ms: int) -> str:
+    """RFC 3339 in UTC with nine digits of fraction, as Vault writes times; fixed in width, so lines sort."""
+    second, millisecond = divmod(at_ms, 1000)
+    return f"{_second_text(second)}.{millisecond:03d}000000Z"
+
+
+@lru_cache(maxsize=4)
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _encode(at_ms: int, kind: str, caller: Caller, request: object, response: object, error: str) -> bytes:
+    entry: dict[str, object] = {"time": rfc3339(at_ms), "type": kind}
+    if caller.auth is not None:
+        entry["auth"] = caller.auth
+    entry["request"] = request
+    if response is not None:
+        entry["response"] = response
+    if error:
+        entry["error"] = error
+    return orjson.dumps(entry)
+
+
+def _filled(**fields: object) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _policy_results(auth: AuditAuth) -> dict[str, object]:
+    granting = [{"name": name, "namespace_id": "root", "type": "acl"} for name in auth.granting_policies]
+    return {"allowed": auth.allowed, **_filled(granting_policies=granting)}
+
+
+def _mount(mount: AuditMount | None) -> dict[str, object]:
+    if mount is None:
+        return {}
+    return {
+        "mount_point": mount.point,
+        "mount_type": mount.type,
+        "mount_accessor": mount.accessor,
+        "mount_class": mount.plugin_class,
+    }

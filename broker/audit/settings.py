@@ -1,0 +1,33 @@
+"""What an operator may set about the audit log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from broker.audit.trail import WAITING_MAX
+
+
+class AuditSettings(BaseModel):
+    """Where the audit log goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["file", "stdout"] = Field(
+        "file",
+        description="`file`: an entry is on disc before the answer leaves. `stdout`: entries are handed to whoever reads "
+        "standard output, and their durability is that reader's.",
+    )
+    path: Path | None = Field(
+        None,
+        description="The file, made with mode 0600 where there is none; empty means `audit.log` in the state directory. To "
+        "rotate it, rename it and send SIGHUP; never copy and truncate it.",
+    )
+    waiting_max: int = Field(
+        WAITING_MAX,
+        ge=64,
+        le=1_000_000,
+        description="How many entries may wait for the disc before further requests are refused with 503; a request makes two.",
+    )
