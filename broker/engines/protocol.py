@@ -1,7 +1,7 @@
 """How a database is spoken to: the promises that every engine keeps. It says nothing about SQL, schemas or transactions.
 
 An engine plugin offers, under the entry-point group `broker.engines`, a class that meets `EnginePlugin`; its instances meet
-`Engine`. One instance serves one connection (one database cluster). `broker.engines.testing` is the kit that checks the promises.
+`Engine`. One instance serves one connection (one database cluster). `broker.engines.testing` checks the promises.
 
 Every verb may be called twice for the same user and then succeeds again: a crash between an act and the note that it was
 done makes that happen. Verbs that take many users answer for each one; one bad user never fails another. An engine raises
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from broker.errors import EngineError
 from broker.model import Json, LeaseNumber, Terms, UserName
@@ -126,7 +126,10 @@ class Origin:
 class Engine(Protocol):
     """One open connection to one database cluster. Every call has a time limit from outside and may be cancelled."""
 
-    traits: ClassVar[Traits]
+    @property
+    def traits(self) -> Traits:
+        """What its kind of database can do; the same for the life of the engine. Engines have it as a class variable."""
+        ...
 
     async def open(self) -> Health:
         """Connects, and answers what is there. May be called again after a failure. Raises `DatabaseUnavailable`."""
@@ -141,7 +144,7 @@ class Engine(Protocol):
         ...
 
     def user_name(self, display_name: str, role: str) -> UserName:
-        """A fresh name from the connection's template, no longer than the database allows, with at least 12 random characters."""
+        """A fresh name from the connection's template, within the database's limit, with at least 12 random characters."""
         ...
 
     async def new_password(self) -> Password:
@@ -173,7 +176,7 @@ class Engine(Protocol):
         ...
 
     async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
-        """Stage 1 of revocation: no new login succeeds. A user that is absent, or not this lease's, counts as done untouched."""
+        """Stage 1 of revocation: no new login succeeds. One that is absent, or not this lease's, counts as done, untouched."""
         ...
 
     async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
@@ -192,8 +195,9 @@ class Engine(Protocol):
         ...
 
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
-        """Stage 5: no such user, no session of it, nothing pending in its name, and no late statement of a dead process
-        of this broker can bring it back. `UserRemains` otherwise.
+        """Stage 5: no such user, no session of it, nothing pending in its name.
+
+        And no late statement of a dead process of this broker can bring it back. `UserRemains` otherwise.
         """
         ...
 
@@ -205,10 +209,21 @@ class Engine(Protocol):
 class EnginePlugin(Protocol):
     """What the entry point names: the engine's class."""
 
-    protocol_version: ClassVar[int]
-    traits: ClassVar[Traits]
-    secret_fields: ClassVar[frozenset[str]]
-    """Fields of the connection that are never shown again."""
+    # Properties here, class variables there: a type checker lets a class meet a protocol only so.
+    @property
+    def protocol_version(self) -> int:
+        """The `PROTOCOL_VERSION` that it was written for."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """See `Engine.traits`."""
+        ...
+
+    @property
+    def secret_fields(self) -> frozenset[str]:
+        """Fields of the connection that are never shown again."""
+        ...
 
     def __call__(self, name: str, config: Mapping[str, Json], origin: Origin) -> Engine:
         """An engine for the connection `name`; touches nothing yet. Raises `InvalidRequest` naming the field."""

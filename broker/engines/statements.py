@@ -54,7 +54,8 @@ def _decode_one(written: Json, field: str) -> list[str]:
     if not isinstance(written, str):
         raise InvalidRequest(f"{field} takes a list of strings or one string")
     text = _from_base64(written.strip()) or written
-    return _from_json_list(text) or [text]
+    items = _from_json_list(text)
+    return [text] if items is None else items
 
 
 def _from_base64(text: str) -> str | None:

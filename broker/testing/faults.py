@@ -1,0 +1,103 @@
+"""An engine that something else may happen to first: the way in which tests make engines fail, hang or count."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Traits, User
+from broker.model import Terms, UserName
+
+Before: TypeAlias = Callable[[str], Awaitable[None]]
+
+
+class Interposed:
+    """Meets `Engine`: awaits `before(verb)` and then asks the engine inside. What `before` raises is the verb's answer."""
+
+    def __init__(self, inner: Engine, before: Before) -> None:
+        self._inner = inner
+        self._before = before
+
+    @property
+    def traits(self) -> Traits:
+        """See `Engine.traits`."""
+        return self._inner.traits
+
+    async def open(self) -> Health:
+        """See `Engine.open`."""
+        await self._before("open")
+        return await self._inner.open()
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._before("close")
+        await self._inner.close()
+
+    async def health(self) -> Health:
+        """See `Engine.health`."""
+        await self._before("health")
+        return await self._inner.health()
+
+    def user_name(self, display_name: str, role: str) -> UserName:
+        """See `Engine.user_name`."""
+        return self._inner.user_name(display_name, role)
+
+    async def new_password(self) -> Password:
+        """See `Engine.new_password`."""
+        await self._before("new_password")
+        return await self._inner.new_password()
+
+    def check_terms(self, terms: Terms) -> Sequence[str]:
+        """See `Engine.check_terms`."""
+        return self._inner.check_terms(terms)
+
+    async def create(self, order: NewUser) -> str:
+        """See `Engine.create`."""
+        await self._before("create")
+        return await self._inner.create(order)
+
+    async def prepare(self, orders: Sequence[NewUser]) -> Sequence[Outcome]:
+        """See `Engine.prepare`."""
+        await self._before("prepare")
+        return await self._inner.prepare(orders)
+
+    async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """See `Engine.enable`."""
+        await self._before("enable")
+        return await self._inner.enable(extensions)
+
+    async def extend(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """See `Engine.extend`."""
+        await self._before("extend")
+        return await self._inner.extend(extensions)
+
+    async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.disable`."""
+        await self._before("disable")
+        return await self._inner.disable(users)
+
+    async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.end_sessions`."""
+        await self._before("end_sessions")
+        return await self._inner.end_sessions(users)
+
+    async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.release`."""
+        await self._before("release")
+        return await self._inner.release(users)
+
+    async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.drop`."""
+        await self._before("drop")
+        return await self._inner.drop(users)
+
+    async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.prove_absent`."""
+        await self._before("prove_absent")
+        return await self._inner.prove_absent(users)
+
+    async def list_users(self) -> AsyncIterator[Seen]:
+        """See `Engine.list_users`."""
+        await self._before("list_users")
+        async for seen in self._inner.list_users():
+            yield seen
