@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, StringList, Text, Wire
+from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, ShortText, StringList, Wire
 from broker.errors import InvalidRequest
 
 PREPARED_USERS = 10_000
 """The most users that one role may keep ready."""
-
-ShortText = Annotated[Text, Field(max_length=256)]
 
 
 class ConnectionWrite(Wire):
@@ -20,6 +18,8 @@ class ConnectionWrite(Wire):
 
     An update merges over what is stored: only the fields in `model_fields_set` and `model_extra` were sent.
     """
+
+    keeps_unknown: ClassVar[bool] = True
 
     plugin_name: ShortText = Field("", description="Which engine speaks to the database; required when the connection is new.")
     plugin_version: ShortText = Field("", description="Version of the engine; empty takes the installed one.")
@@ -41,6 +41,8 @@ class RoleWrite(Wire):
 
     An update merges over what is stored, as with connections.
     """
+
+    keeps_unknown: ClassVar[bool] = True
 
     db_name: ShortText = Field("", description="The connection in which users are made; required when the role is new.")
     creation_statements: StringList = Field(
@@ -66,8 +68,7 @@ class RoleWrite(Wire):
         description="How many users are kept ready, unable to log in, so that a lease is answered at once.",
     )
     reissue: LenientBool = Field(
-        default=False,
-        description="Whether the same token gets its living lease again instead of a new one, password included."
+        default=False, description="Whether the same token gets its living lease again instead of a new one, password included."
     )
     max_leases: LenientInt = Field(0, ge=0, description="The most live leases of the role; 0 means no limit.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
 
@@ -51,6 +51,14 @@ def text(value: object, field: str) -> str:
     if "\x00" in value or not _is_unicode(value):
         raise InvalidRequest(f"{field}: NUL and unpaired surrogates are not allowed")
     return value
+
+
+def short_text(value: object, field: str) -> str:
+    """Text of at most 256 characters."""
+    short = text(value, field)
+    if len(short) > NAME_CHARS:
+        raise InvalidRequest(f"{field}: too long; allowed are {NAME_CHARS} characters")
+    return short
 
 
 def boolean(value: object, field: str) -> bool:
@@ -106,6 +114,7 @@ def _named(info: ValidationInfo) -> str:
     return info.field_name or "value"
 
 
+ShortText = Annotated[str, BeforeValidator(lambda value, info: short_text(value, _named(info)))]
 Text = Annotated[str, BeforeValidator(lambda value, info: text(value, _named(info)))]
 LenientBool = Annotated[bool, BeforeValidator(lambda value, info: boolean(value, _named(info)))]
 LenientInt = Annotated[int, BeforeValidator(lambda value, info: integer(value, _named(info)))]
@@ -119,6 +128,8 @@ class Wire(BaseModel):
     """What every request is made of. Unknown fields are kept in `model_extra`; a null counts as absent."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    keeps_unknown: ClassVar[bool] = False
+    """Whether unknown fields mean something to whoever takes the request; elsewhere the caller is warned of them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,104 @@
+"""What travels to and from the rest of `sys`: health, seal, leader, mounts."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from broker.api.fields import LenientInt, Wire
+from broker.errors import InvalidRequest
+
+_STATUSES = range(200, 600)
+
+
+class HealthQuery(Wire):
+    """Which status the health check shall answer with. All but `activecode` speak of states that this broker is never in."""
+
+    activecode: LenientInt = Field(200, description="Status to answer with when all is well, 200 to 599.")
+
+    standbycode: LenientInt = Field(429, description="Status of a standby.")
+    sealedcode: LenientInt = Field(503, description="Status when sealed.")
+    uninitcode: LenientInt = Field(501, description="Status before the store is made.")
+    drsecondarycode: LenientInt = Field(472, description="Status of a recovery replica.")
+    haunhealthycode: LenientInt = Field(474, description="Status of a standby that lost its leader.")
+    performancestandbycode: LenientInt = Field(473, description="Status of a performance standby.")
+    removedcode: LenientInt = Field(530, description="Status of a removed node.")
+
+    def status(self) -> int:
+        """The status to answer with. Raises `InvalidRequest` for one that HTTP does not have."""
+        if self.activecode not in _STATUSES:
+            raise InvalidRequest("activecode: not a status; allowed are 200 to 599")
+        return self.activecode
+
+
+class Health(BaseModel):
+    """What the health check answers."""
+
+    initialized: bool = Field(default=True, description="Whether the store was made.")
+    sealed: bool = Field(default=False, description="Whether the store is closed.")
+    standby: bool = Field(default=False, description="Whether another process answers instead.")
+    performance_standby: bool = Field(default=False, description="Always false.")
+    replication_performance_mode: str = Field("disabled", description="Always `disabled`.")
+    replication_dr_mode: str = Field("disabled", description="Always `disabled`.")
+    server_time_utc: int = Field(description="Broker time, in Unix seconds.")
+    version: str = Field(
+        description="The version of Vault's API that clients may rely on, with the broker's own behind the plus."
+    )
+    enterprise: bool = Field(default=False, description="Always false.")
+    cluster_name: str = Field(description="Name of the broker.")
+    cluster_id: str = Field(description="Id of the broker's store.")
+
+
+class SealStatus(BaseModel):
+    """How the store is sealed: by one key that is at hand, so it is never found sealed."""
+
+    type: str = Field("static", description="Kind of seal.")
+    initialized: bool = Field(default=True, description="Whether the store was made.")
+    sealed: bool = Field(default=False, description="Whether the store is closed.")
+    t: int = Field(1, description="Keys needed to open it.")
+    n: int = Field(1, description="Keys that there are.")
+    progress: int = Field(0, description="Keys given so far.")
+    nonce: str = Field("", description="Always empty.")
+    version: str = Field(description="As in the health check.")
+    build_date: str = Field("", description="Always empty.")
+    migration: bool = Field(default=False, description="Always false.")
+    cluster_name: str = Field(description="Name of the broker.")
+    cluster_id: str = Field(description="Id of the broker's store.")
+    recovery_seal: bool = Field(default=False, description="Always false.")
+    storage_type: str = Field("sqlite", description="Kind of store.")
+
+
+class Leader(BaseModel):
+    """Who answers: this process alone."""
+
+    ha_enabled: bool = Field(default=False, description="Whether there are replicas.")
+    is_self: bool = Field(default=False, description="Always false without replicas, as Vault has it.")
+    leader_address: str = Field("", description="Always empty.")
+    leader_cluster_address: str = Field("", description="Always empty.")
+    performance_standby: bool = Field(default=False, description="Always false.")
+    performance_standby_last_remote_wal: int = Field(0, description="Always 0.")
+
+
+class MountConfig(BaseModel):
+    """Settings of a mount; 0 means the broker's own."""
+
+    default_lease_ttl: int = Field(0, description="Seconds.")
+    max_lease_ttl: int = Field(0, description="Seconds.")
+    force_no_cache: bool = Field(default=False, description="Always false.")
+
+
+class Mount(BaseModel):
+    """What stands at a path."""
+
+    type: str = Field(description="Kind of engine: `database`, `system`, `token`.")
+    description: str = Field(description="A sentence for people.")
+    accessor: str = Field(description="Names the mount in the audit log.")
+    uuid: str = Field(description="Id of the mount.")
+    local: bool = Field(default=False, description="Always false.")
+    seal_wrap: bool = Field(default=False, description="Always false.")
+    external_entropy_access: bool = Field(default=False, description="Always false.")
+    options: dict[str, str] | None = Field(None, description="Always null.")
+    plugin_version: str = Field("", description="Always empty.")
+    running_plugin_version: str = Field("", description="Version that runs.")
+    running_sha256: str = Field("", description="Always empty.")
+    deprecation_status: str = Field("supported", description="Always `supported`.")
+    config: MountConfig = Field(default_factory=MountConfig, description="Settings of the mount.")

@@ -1,0 +1,130 @@
+"""The one step that every operation passes first: who asks, may they, and is it on record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from broker.api.envelope import multi_error
+from broker.audit.entry import NOBODY, AuditMount, AuditRequest, AuditResponse, Caller, Scribe
+from broker.audit.trail import Trail
+from broker.errors import PermissionDenied
+from broker.identity.cache import Known
+from broker.identity.callers import Callers, audit_auth
+from broker.identity.policies import decide
+from broker.identity.tokens import Tokens
+from broker.model import Token
+from broker.secret import Secret
+from broker.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """An operation that somebody asks for, before anybody looked at who."""
+
+    id: str
+    operation: str
+    path: str
+    mount: AuditMount | None
+    data: Mapping[str, object]
+    token: Secret | None
+    remote_address: str = ""
+    remote_port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """An operation that may go ahead. `request_entry` is its audit line; `text` is what the caller showed."""
+
+    token: Token
+    text: Secret
+    last_use: bool
+    request_entry: bytes
+    _caller: Caller
+    _request: AuditRequest
+    _scribe: Scribe
+
+    def response_entry(self, at_ms: int, response: AuditResponse | None, error: str = "") -> bytes:
+        """The audit line for its answer."""
+        return self._scribe.response(at_ms, self._caller, self._request, response, error=error)
+
+
+class Gate:
+    """Authorises and audits. A denied operation is on record too, before its caller hears of it.
+
+    Every method raises `AuditUnavailable` when the record can't be written: nothing may be done or answered then.
+    """
+
+    def __init__(self, callers: Callers, tokens: Tokens, trail: Trail, scribe: Scribe, store: Store) -> None:
+        self._callers = callers
+        self._tokens = tokens
+        self._trail = trail
+        self._scribe = scribe
+        self._store = store
+
+    async def admit(self, incoming: Incoming) -> Passage:
+        """Lets an operation pass, its request entry durable. Raises `PermissionDenied`."""
+        passage = await self.admit_issue(incoming)
+        await self._trail.record([passage.request_entry])
+        return passage
+
+    async def admit_issue(self, incoming: Incoming) -> Passage:
+        """Lets an operation pass whose entries others record: the issuer shares one flush. Raises `PermissionDenied`."""
+        request = AuditRequest(
+            id=incoming.id,
+            operation=incoming.operation,
+            path=incoming.path,
+            mount=incoming.mount,
+            data=incoming.data,
+            remote_address=incoming.remote_address,
+            remote_port=incoming.remote_port,
+        )
+        known, left = await self._identify(incoming, request)
+        token = known.token
+        if not decide(token.facts.policies, incoming.operation, incoming.path):
+            denied = self._scribe.caller(audit_auth(token, incoming.token, allowed=False))
+            if left == 0:
+                await self._tokens.revoke(token)
+            await self._deny(denied, request, multi_error("permission denied"))
+        return Passage(
+            token=token,
+            text=incoming.token or Secret(""),
+            last_use=left == 0,
+            request_entry=self._scribe.request(self._store.now_ms(), known.caller, request),
+            _caller=known.caller,
+            _request=request,
+            _scribe=self._scribe,
+        )
+
+    async def answer(self, passage: Passage, response: AuditResponse | None, error: str = "") -> None:
+        """Puts the answer on record, durable, before it is given; then ends a token whose last use this was."""
+        try:
+            await self._trail.record([passage.response_entry(self._store.now_ms(), response, error)])
+        finally:
+            if passage.last_use:
+                await self._tokens.revoke(passage.token)
+
+    async def _identify(self, incoming: Incoming, request: AuditRequest) -> tuple[Known, int | None]:
+        if incoming.token is None:
+            await self._deny(NOBODY, request, "permission denied")
+        known = await self._callers.find(incoming.token)
+        if known is None:
+            await self._deny(NOBODY, request, multi_error("permission denied", "invalid token"))
+        left = None
+        if known.token.uses_left is not None:
+            # One use is taken before anything else, as Vault does: a denied request costs it too.
+            left = await self._store.use_token(known.token.number)
+            if left is None:
+                await self._deny(NOBODY, request, multi_error("permission denied", "invalid token"))
+        return known, left
+
+    async def _deny(self, caller: Caller, request: AuditRequest, error: str) -> NoReturn:
+        now_ms = self._store.now_ms()
+        await self._trail.record(
+            [
+                self._scribe.request(now_ms, caller, request, error="permission denied"),
+                self._scribe.response(now_ms, caller, request, None, error="permission denied"),
+            ]
+        )
+        raise PermissionDenied(error)

@@ -1,0 +1,32 @@
+"""How tokens live here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from broker.duration import parse_seconds
+
+Duration = Annotated[int, BeforeValidator(lambda value: parse_seconds(value, field="duration"))]
+
+
+class TokenSettings(BaseModel):
+    """Section `[tokens]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_ttl: Duration = Field(
+        86_400, ge=1, description="How long a token lives when its request does not say; seconds or a text such as 24h."
+    )
+    max_ttl: Duration = Field(
+        2_764_800,
+        ge=1,
+        description="The longest that a token may live with all its renewals (32 days); periodic tokens are exempt.",
+    )
+    cache_size: int = Field(
+        10_000, ge=1, description="How many tokens are remembered, so that the store is not asked each time."
+    )
+    cache_ms: int = Field(
+        5_000, ge=0, le=60_000, description="How long a token is believed before the store is asked again, in milliseconds."
+    )
