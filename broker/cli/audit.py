@@ -1,0 +1,62 @@
+"""`broker audit`: whether the log is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from broker.audit.chain import Head
+from broker.audit.verify import Report, verify
+from broker.errors import InvalidRequest
+
+INTACT, BROKEN = 0, 1
+"""Exit codes of `broker audit verify`."""
+
+
+def verify_files(paths: Sequence[Path], key: bytes, head: Head | None) -> Report:
+    """Verifies log files, the oldest first; `key` is the audit subkey, `head` the newest entry that the store knows of.
+
+    Raises `InvalidRequest` when a file can't be read.
+    """
+    try:
+        return verify(paths, key, head)
+    except OSError as error:
+        raise InvalidRequest(f"{error.filename or paths[0]} can't be read: {error.strerror or error}") from error
+
+
+def conclude(report: Report, console: Console) -> int:
+    """Shows a report, and gives the exit code that says the same."""
+    console.print(_shown(report))
+    return INTACT if report.intact else BROKEN
+
+
+def _shown(report: Report) -> RenderableType:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for column in ("lines", "first", "last"):
+        table.add_column(column, justify="right")
+    for extent in report.extents:
+        table.add_row(Text(str(extent.file)), str(extent.lines), _number(extent.first), _number(extent.last))
+    return Group(table, *(Text(line) for line in _remarks(report)), _verdict(report))
+
+
+def _remarks(report: Report) -> list[str]:
+    remarks = list(report.remarks)
+    if report.starts_at is not None and report.starts_at > 1:
+        remarks.append(f"Verification starts at sequence {report.starts_at}: the lines before it were not given.")
+    return remarks
+
+
+def _verdict(report: Report) -> Text:
+    if report.flaw is None:
+        return Text(f"intact up to sequence {report.ends_at}", style="bold green")
+    flaw = report.flaw
+    return Text(f"BROKEN {flaw.file}:{flaw.line} sequence {flaw.sequence} {flaw.wrong}: {flaw.detail}", style="bold red")
+
+
+def _number(sequence: int | None) -> str:
+    return "-" if sequence is None else str(sequence)
