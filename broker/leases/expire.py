@@ -1,0 +1,158 @@
+"""Expire: whatever falls due is taken through its revocation, connection by connection, in batches.
+
+The due index of the store is the truth; no timer and no object per lease. Each connection has at most one drain under way, so
+that a dead database keeps no other waiting; the engine's breaker ends its drain at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+
+import structlog
+
+from broker.catalog.connections import Connection
+from broker.engines.protocol import Engine
+from broker.errors import BrokerError, EngineError, Unavailable
+from broker.leases import lifecycle, stages
+from broker.leases.lifecycle import Event
+from broker.leases.parts import Parts
+from broker.leases.witness import Witness
+from broker.model import Lease, LeaseNumber, LeaseState, Stage
+from broker.store.protocol import Move
+
+_HOLD_MS = 120_000
+_BUSY_AGAIN_MS = 500
+_ENGINE_AGAIN_MS = 5_000
+_GIVE_WAY_S = 0.005
+_DUE_STATES = (LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK, LeaseState.RESERVED, LeaseState.PREPARING)
+IDLE_MS = 60_000
+
+log = structlog.get_logger(__name__)
+
+
+
+class Expirer:
+    """Runs the due index down."""
+
+    def __init__(self, parts: Parts, witness: Witness) -> None:
+        self._parts = parts
+        self._witness = witness
+        self._drains: dict[int, asyncio.Task[None]] = {}
+        self._waiters: dict[LeaseNumber, list[asyncio.Future[None]]] = {}
+
+    async def run(self) -> int:
+        """Starts a drain for each connection that has due work; answers in how many milliseconds to look again."""
+        for connection in self._parts.catalog.connections():
+            if connection.number not in self._drains:
+                task = asyncio.get_running_loop().create_task(self._drain(connection))
+                self._drains[connection.number] = task
+                task.add_done_callback(lambda _, number=connection.number: self._drains.pop(number, None))  # type: ignore[misc]
+        due_ms = await self._parts.store.next_due_ms(_DUE_STATES)
+        return IDLE_MS if due_ms is None else max(0, due_ms - self._parts.store.now_ms())
+
+    async def stop(self) -> None:
+        """Ends the drains where they are; every stage done so far is durable."""
+        drains = list(self._drains.values())
+        for task in drains:
+            task.cancel()
+        await asyncio.gather(*drains, return_exceptions=True)
+
+    def watch(self, numbers: Iterable[LeaseNumber]) -> list[asyncio.Future[None]]:
+        """Futures that resolve when the leases are gone, or fail with the reason of their next failed attempt."""
+        loop = asyncio.get_running_loop()
+        futures = []
+        for number in numbers:
+            future: asyncio.Future[None] = loop.create_future()
+            self._waiters.setdefault(number, []).append(future)
+            futures.append(future)
+        return futures
+
+    def forget(self, numbers: Collection[LeaseNumber]) -> None:
+        """Drops the futures of leases that nobody waits for any longer."""
+        for number in numbers:
+            self._waiters.pop(number, None)
+
+    async def _drain(self, connection: Connection) -> None:
+        parts = self._parts
+        try:
+            while leases := await parts.store.claim_due(
+                _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=_HOLD_MS, connection=connection.number
+            ):
+                await self._revoke(connection, leases)
+                if parts.issuing:
+                    await asyncio.sleep(_GIVE_WAY_S)
+        except Unavailable as error:
+            log.warning("expiry waits", connection=connection.name, error=str(error))
+        except BrokerError as error:
+            log.error("expiry failed", connection=connection.name, error=str(error))
+
+    async def _revoke(self, connection: Connection, leases: Sequence[Lease]) -> None:
+        try:
+            engine = await self._parts.catalog.engine_for(connection)
+        except EngineError as error:
+            await self._postpone(leases, _ENGINE_AGAIN_MS)
+            self._tell({lease.number: error for lease in leases})
+            raise
+        ending = await self._begin(connection, engine, leases)
+        if not ending:
+            return
+        result = await stages.advance(self._parts, engine, ending)
+        for number in result.gone:
+            self._tell({number: None})
+        self._tell(result.failures)
+        for number, failure in result.failures.items():
+            log.warning("revocation failed", lease=number, connection=connection.name, error=str(failure))
+
+    async def _begin(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
+        """Moves what merely fell due to `revoking`; leaves alone what a call is busy with, or what the clocks disagree about."""
+        busy = [lease for lease in leases if lease.number in self._parts.busy]
+        await self._postpone(busy, _BUSY_AGAIN_MS)
+        ready = [lease for lease in leases if lease.number not in self._parts.busy]
+        fallen = [lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)]
+        if len(fallen) >= self._parts.settings.mass_expiry:
+            wait_ms = await self._witness.wait_ms(connection, engine)
+            if wait_ms:
+                await self._postpone(fallen, wait_ms)
+                ready = [lease for lease in ready if lease not in fallen]
+                fallen = []
+        moved = await self._parts.store.move([_ended(lease) for lease in fallen]) if fallen else frozenset()
+        lost = {lease.number for lease in fallen} - moved
+        return [lease for lease in ready if lease.number not in lost]
+
+    async def _postpone(self, leases: Sequence[Lease], by_ms: int) -> None:
+        if leases:
+            await self._parts.store.move([_postponed(lease, by_ms) for lease in leases])
+
+    def _tell(self, outcomes: dict[LeaseNumber, EngineError] | dict[LeaseNumber, None]) -> None:
+        for number, error in outcomes.items():
+            for future in self._waiters.pop(number, ()):
+                if future.done():
+                    continue
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+
+def _ended(lease: Lease) -> Move:
+    return Move(
+        number=lease.number,
+        expect=(lease.state,),
+        to=lifecycle.after(lease.state, Event.ENDED),
+        due_in_ms=_HOLD_MS,
+        stage=Stage.NONE,
+        epoch=lease.epoch,
+    )
+
+
+def _postponed(lease: Lease, by_ms: int) -> Move:
+    return Move(
+        number=lease.number,
+        expect=(lease.state,),
+        to=lease.state,
+        due_in_ms=by_ms,
+        stage=lease.stage,
+        attempts=lease.attempts,
+        epoch=lease.epoch,
+    )

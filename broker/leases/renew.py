@@ -1,0 +1,89 @@
+"""Renew: a lease's time is counted anew from now, within its maximum and the life of its token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from broker.engines.protocol import Extension
+from broker.errors import InvalidRequest
+from broker.leases import lifecycle
+from broker.leases.issue import Issuer
+from broker.leases.lifecycle import Event
+from broker.leases.parts import Parts
+from broker.leases.ttl import resolve
+from broker.model import NO_TOKEN, Lease, LeaseState
+from broker.store.protocol import Move
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """A renewed lease."""
+
+    lease_id: str
+    ttl_s: int
+    renewable: bool
+    warnings: tuple[str, ...] = ()
+
+
+class Renewer:
+    """Renews leases."""
+
+    def __init__(self, parts: Parts, issuer: Issuer) -> None:
+        self._parts = parts
+        self._issuer = issuer
+
+    async def renew(self, lease_id: str, increment_s: int) -> Renewed:
+        """The lease lives `increment_s` seconds from now (0: the role's default), as far as its caps allow.
+
+        At its maximum it answers the shrinking rest with a warning, not an error. The database's own expiry moves before the
+        lease's does; when that fails the lease keeps its time. Raises `InvalidRequest` in Vault's words, `EngineError`.
+        """
+        parts = self._parts
+        lease = await self._renewable(lease_id)
+        role = parts.catalog.role(lease.facts.role)
+        if role is None:
+            raise InvalidRequest(f'error during renew: could not find role with name "{lease.facts.role}"')
+        now = parts.store.now_ms()
+        age_s = (now - lease.facts.issued_ms + 999) // 1_000
+        token_expires_ms = await self._token_expires_ms(lease)
+        ttl = resolve(increment_s, self._issuer.bounds(role, token_expires_ms=token_expires_ms, age_s=age_s))
+        if ttl.seconds <= 0:
+            left_s = (lease.due_ms - now) // 1_000
+            return Renewed(lease_id=lease_id, ttl_s=left_s, renewable=True, warnings=(*ttl.warnings, "past the max TTL, not extended"))
+        engine = await parts.catalog.engine(lease.connection)
+        extension = Extension(user=parts.markers.of(lease), lifetime_ms=ttl.seconds * 1_000)
+        for outcome in await engine.extend([extension]):
+            if outcome.error is not None:
+                raise outcome.error
+        facts = replace(
+            lease.facts, renewed_ms=now, expires_ms=now + ttl.seconds * 1_000, capped_by=ttl.capped_by
+        )
+        move = Move(
+            number=lease.number,
+            expect=lifecycle.expected(Event.RENEWED),
+            to=lifecycle.target(Event.RENEWED),
+            due_in_ms=ttl.seconds * 1_000,
+            epoch=lease.epoch,
+            facts=facts,
+            token=lease.token if lease.token != NO_TOKEN else None,
+        )
+        if lease.number not in await parts.store.move([move]):
+            raise InvalidRequest("lease expired")
+        return Renewed(lease_id=lease_id, ttl_s=ttl.seconds, renewable=True, warnings=ttl.warnings)
+
+    async def _renewable(self, lease_id: str) -> Lease:
+        number = self._parts.ids.lease_number(lease_id)
+        lease = None if number is None else await self._parts.store.lease(number)
+        if lease is None or not lifecycle.live(lease.state):
+            raise InvalidRequest("lease not found")
+        if lease.state is LeaseState.STUCK:
+            raise InvalidRequest("lease is expired and has failed previous revocation attempts")
+        if lease.state is not LeaseState.ACTIVE or lease.due_ms <= self._parts.store.now_ms():
+            raise InvalidRequest("lease expired")
+        return lease
+
+    async def _token_expires_ms(self, lease: Lease) -> int | None:
+        token = await self._parts.store.token(lease.token)
+        if token is None:
+            raise InvalidRequest("lease expired")
+        return token.expires_ms

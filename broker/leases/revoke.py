@@ -1,0 +1,165 @@
+"""Revoke: a lease, or all under a prefix, ended by request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InvalidRequest
+from broker.leases import lifecycle
+from broker.leases.expire import Expirer
+from broker.leases.lifecycle import Event
+from broker.leases.parts import Parts
+from broker.model import Lease, LeaseNumber, LeaseState, Stage
+from broker.store.protocol import Move
+
+_PAGE = 1_000
+_WAIT_S = 60
+
+
+class Revoker:
+    """Ends leases when asked to. Asking for a lease that is not there succeeds, as in Vault."""
+
+    def __init__(self, parts: Parts, expirer: Expirer) -> None:
+        self._parts = parts
+        self._expirer = expirer
+
+    async def revoke(self, lease_id: str) -> None:
+        """Ends the lease and returns when its user is proved gone.
+
+        Raises `EngineError` with the reason when the first attempt fails; the lease is contained as far as that went, and is
+        tried again in the background for ever.
+        """
+        number = self._parts.ids.lease_number(lease_id)
+        if number is None or not await self._end(number):
+            return
+        await self._wait([number])
+
+    async def start(self, lease_id: str) -> None:
+        """Ends the lease durably and returns; the rest happens in the background."""
+        number = self._parts.ids.lease_number(lease_id)
+        if number is not None:
+            await self._end(number)
+
+    async def revoke_prefix(self, prefix: str) -> None:
+        """Ends every lease under a path (or the one lease, for a lease id) and returns when all their users are gone.
+
+        Raises `InvalidRequest` in Vault's words for the first that failed; all are tried.
+        """
+        numbers = await self._end_prefix(prefix)
+        await self._wait(numbers)
+
+    async def start_prefix(self, prefix: str) -> None:
+        """As `revoke_prefix`, but returns when it is durable."""
+        await self._end_prefix(prefix)
+
+    async def forget_prefix(self, prefix: str) -> None:
+        """Takes leases under a path off the books after one attempt, whatever the database says.
+
+        Users that could not be removed stay behind, contained as far as it went: this is the way out when a database will
+        never come back.
+        """
+        numbers = await self._end_prefix(prefix) or []
+        numbers = sorted({*numbers, *await self._unfinished(prefix)})
+        try:
+            await self._wait(numbers)
+        except BrokerError:
+            await self._forget(numbers)
+
+    async def _end(self, number: LeaseNumber) -> bool:
+        """Whether there is anything to wait for."""
+        lease = await self._parts.store.lease(number)
+        if lease is None or not lifecycle.live(lease.state):
+            return False
+        if lease.state is LeaseState.ACTIVE:
+            await self._parts.store.move([self._ending(lease)])
+        elif lease.state in lifecycle.expected(Event.DELAYED):
+            # Asked again: what waits for its next attempt is tried at once.
+            await self._parts.store.move([_hastened(lease)])
+        self._parts.wake_expiry()
+        return True
+
+    async def _end_prefix(self, prefix: str) -> Sequence[LeaseNumber]:
+        path = prefix.rstrip("/")
+        number = self._parts.ids.lease_number(path)
+        if number is not None:
+            return [number] if await self._end(number) else []
+        numbers = await self._parts.store.end_under(path)
+        self._parts.wake_expiry()
+        return numbers
+
+    async def _unfinished(self, prefix: str) -> list[LeaseNumber]:
+        path, found, after = prefix.rstrip("/"), [], LeaseNumber(0)
+        while page := await self._parts.store.leases_in(
+            (LeaseState.REVOKING, LeaseState.STUCK), after=after, limit=_PAGE
+        ):
+            after = page[-1].number
+            mine = [lease for lease in page if not path or f"{lease.facts.path}/".startswith(f"{path}/")]
+            await self._parts.store.move([_hastened(lease) for lease in mine])
+            found.extend(lease.number for lease in mine)
+        self._parts.wake_expiry()
+        return found
+
+    async def _forget(self, numbers: Collection[LeaseNumber]) -> None:
+        moves = [
+            Move(
+                number=number,
+                expect=lifecycle.expected(Event.FORGOTTEN),
+                to=lifecycle.target(Event.FORGOTTEN),
+                due_in_ms=self._parts.settings.tombstones * 1_000,
+            )
+            for number in numbers
+        ]
+        await self._parts.store.move(moves)
+
+    async def _wait(self, numbers: Sequence[LeaseNumber]) -> None:
+        if not numbers:
+            return
+        futures = self._expirer.watch(numbers)
+        # What the background finished between the end and the watch is asked for once.
+        for number, future in zip(numbers, futures, strict=True):
+            lease = await self._parts.store.lease(number)
+            if (lease is None or lease.state is LeaseState.GONE) and not future.done():
+                future.set_result(None)
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        except TimeoutError:
+            raise DatabaseUnavailable("the revocation goes on in the background", retry_after_s=5) from None
+        finally:
+            self._expirer.forget(numbers)
+        for position, (number, outcome) in enumerate(zip(numbers, outcomes, strict=True), start=1):
+            if isinstance(outcome, EngineError):
+                raise await self._failed(number, position, len(numbers), outcome)
+
+    async def _failed(self, number: LeaseNumber, position: int, count: int, error: EngineError) -> BrokerError:
+        if isinstance(error, DatabaseUnavailable):
+            return error
+        if count == 1:
+            return InvalidRequest(f"failed to revoke entry: resp: (*logical.Response)(nil) err: {error}")
+        lease = await self._parts.store.lease(number)
+        name = self._parts.ids.lease_id(lease.facts.path, number) if lease else str(number)
+        return InvalidRequest(f'failed to revoke "{name}" ({position} / {count}): {error}')
+
+    def _ending(self, lease: Lease) -> Move:
+        now = self._parts.store.now_ms()
+        return Move(
+            number=lease.number,
+            expect=lifecycle.expected(Event.ENDED),
+            to=lifecycle.target(Event.ENDED),
+            due_in_ms=0,
+            facts=replace(lease.facts, password=None, reason="revoked", revoke_started_ms=now),
+        )
+
+
+def _hastened(lease: Lease) -> Move:
+    return Move(
+        number=lease.number,
+        expect=(lease.state,),
+        to=lease.state,
+        due_in_ms=0,
+        stage=lease.stage if lease.state is LeaseState.REVOKING else Stage.NONE,
+        attempts=lease.attempts,
+        epoch=lease.epoch,
+    )

@@ -1,0 +1,224 @@
+"""The stages of a revocation, for a batch of leases of one connection: each durable before the next, each safe to repeat.
+
+login off -> sessions ended -> objects released -> dropped -> proved absent -> gone. Taking access away never waits for the audit
+log; only `gone` waits until its entry is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from broker.audit.entry import AuditRequest, AuditResponse
+from broker.engines.protocol import Engine, Outcome, User
+from broker.errors import DatabaseUnavailable, EngineError, UserRemains
+from broker.leases import lifecycle, records
+from broker.leases.lifecycle import Event
+from broker.leases.parts import Parts
+from broker.model import Lease, LeaseFacts, LeaseNumber, LeaseState, Stage
+from broker.secret import random_below
+from broker.store.protocol import Move
+
+_HOLD_MS = 120_000
+"""How long a claim of due work holds: longer than the stages of one batch may take together."""
+_ROWS_BETWEEN_YIELDS = 50
+_JITTER_STEPS = 1_000
+
+Verb = Callable[[Sequence[User]], Awaitable[Sequence[Outcome]]]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Leases that are being revoked together, and how far each has come."""
+
+    leases: dict[LeaseNumber, Lease]
+    users: dict[LeaseNumber, User]
+    started_ms: int
+    disabled_ms: dict[LeaseNumber, int] = field(default_factory=dict)
+    failures: dict[LeaseNumber, EngineError] = field(default_factory=dict)
+
+    def going(self) -> list[LeaseNumber]:
+        """Those that have not failed."""
+        return [number for number in self.leases if number not in self.failures]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a batch."""
+
+    gone: frozenset[LeaseNumber]
+    failures: dict[LeaseNumber, EngineError]
+
+
+async def advance(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Result:
+    """Takes claimed leases (`revoking` or `stuck`, in the claimed epoch) through all stages that they still need.
+
+    What fails is put back with its reason and a later due time. Raises `Unavailable` when the store or the audit log can't be
+    written: the claims then run out and the work falls due again.
+    """
+    batch = Batch(
+        leases={lease.number: lease for lease in leases},
+        users={lease.number: parts.markers.of(lease) for lease in leases},
+        started_ms=parts.store.now_ms(),
+    )
+    request = records.new_request(
+        "revoke", f"{records.MOUNT.point}leases", {"connection": leases[0].facts.connection_name, "leases": len(leases)}
+    )
+    asked = asyncio.ensure_future(parts.trail.record([records.asked(parts.scribe, batch.started_ms, request)]))
+    asked.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+    verbs: dict[Stage, Verb] = {
+        Stage.LOGIN_OFF: engine.disable,
+        Stage.SESSIONS_ENDED: engine.end_sessions,
+        Stage.OBJECTS_RELEASED: engine.release,
+        Stage.DROPPED: engine.drop,
+        Stage.ABSENT: engine.prove_absent,
+    }
+    for stage, verb in verbs.items():
+        await _stage(parts, batch, stage, verb)
+    await _put_back(parts, batch)
+    gone = await _finish(parts, batch, request)
+    return Result(gone, batch.failures)
+
+
+async def _stage(parts: Parts, batch: Batch, stage: Stage, verb: Verb) -> None:
+    # A lease that failed before starts again at the first stage: its login may have been turned on since.
+    todo = [number for number in batch.going() if batch.leases[number].attempts or batch.leases[number].stage < stage]
+    if not todo:
+        return
+    try:
+        outcomes = await verb([batch.users[number] for number in todo])
+    except EngineError as error:
+        outcomes = [Outcome(number, error) for number in todo]
+    now = parts.store.now_ms()
+    done = []
+    for outcome in outcomes:
+        if outcome.error is not None:
+            batch.failures[outcome.number] = outcome.error
+            parts.metrics.revocation_failures.labels(batch.leases[outcome.number].facts.connection_name, stage.name.lower()).inc()
+            continue
+        done.append(outcome.number)
+        if stage is Stage.LOGIN_OFF:
+            batch.disabled_ms[outcome.number] = now
+    if stage is Stage.ABSENT or not done:
+        return
+    moved = await parts.store.move([_advanced(batch.leases[number], stage) for number in done])
+    for number in done:
+        if number not in moved:
+            # Another process has taken the claim over, or an operator forced the lease off the books.
+            del batch.leases[number]
+
+
+def _advanced(lease: Lease, stage: Stage) -> Move:
+    return Move(
+        number=lease.number,
+        expect=lifecycle.expected(Event.ADVANCED),
+        to=lifecycle.target(Event.ADVANCED),
+        due_in_ms=_HOLD_MS,
+        stage=stage,
+        attempts=lease.attempts,
+        epoch=lease.epoch,
+    )
+
+
+async def _put_back(parts: Parts, batch: Batch) -> None:
+    if not batch.failures:
+        return
+    now = parts.store.now_ms()
+    moves = [
+        _delayed(batch, batch.leases[number], error, now) for number, error in batch.failures.items() if number in batch.leases
+    ]
+    await parts.store.move(moves)
+
+
+def _delayed(batch: Batch, lease: Lease, error: EngineError, now_ms: int) -> Move:
+    facts = replace(
+        _with_times(batch, lease),
+        failure=str(error),
+        failing_since_ms=lease.facts.failing_since_ms or now_ms,
+        remedy=error.remedy if isinstance(error, UserRemains) else (),
+    )
+    # A database that is away uses up no attempts: nothing was learned about the lease.
+    if isinstance(error, DatabaseUnavailable):
+        stuck = lease.state is LeaseState.STUCK
+        event, attempts, delay_ms = Event.STUCK if stuck else Event.DELAYED, lease.attempts, error.retry_after_s * 1_000
+    else:
+        tried = lifecycle.retry(lease.attempts, random_below(_JITTER_STEPS) / _JITTER_STEPS)
+        event, attempts, delay_ms = tried.event, tried.attempts, tried.delay_ms
+    return Move(
+        number=lease.number,
+        expect=lifecycle.expected(event),
+        to=lifecycle.target(event),
+        due_in_ms=delay_ms,
+        stage=_reached(batch, lease),
+        attempts=attempts,
+        epoch=lease.epoch,
+        facts=facts,
+    )
+
+
+def _reached(batch: Batch, lease: Lease) -> Stage:
+    return max(lease.stage, Stage.LOGIN_OFF) if lease.number in batch.disabled_ms else lease.stage
+
+
+def _with_times(batch: Batch, lease: Lease) -> LeaseFacts:
+    facts = lease.facts
+    return replace(
+        facts,
+        password=None,
+        reason=facts.reason or reason_of(facts, batch.started_ms),
+        revoke_started_ms=facts.revoke_started_ms or _began(facts, batch.started_ms),
+        disabled_ms=facts.disabled_ms or batch.disabled_ms.get(lease.number, 0),
+    )
+
+
+def reason_of(facts: LeaseFacts, now_ms: int) -> str:
+    """Why a lease ends that fell due without a word: its time was over, or it was ended before."""
+    return "expired" if facts.expires_ms and facts.expires_ms <= now_ms else "revoked"
+
+
+def _began(facts: LeaseFacts, now_ms: int) -> int:
+    return min(facts.expires_ms, now_ms) if facts.expires_ms else now_ms
+
+
+async def _finish(parts: Parts, batch: Batch, request: AuditRequest) -> frozenset[LeaseNumber]:
+    numbers = batch.going()
+    if not numbers:
+        return frozenset()
+    now = parts.store.now_ms()
+    entries, moves = [], []
+    for position, number in enumerate(numbers):
+        lease = batch.leases[number]
+        facts = replace(_with_times(batch, lease), dropped_ms=now)
+        entries.append(_gone_entry(parts, request, number, facts, now))
+        moves.append(_finished(parts, lease, facts))
+        parts.metrics.time_to_disabled.observe(max(0, facts.disabled_ms - facts.revoke_started_ms) / 1_000)
+        parts.metrics.time_to_dropped.observe(max(0, now - facts.revoke_started_ms) / 1_000)
+        if position % _ROWS_BETWEEN_YIELDS == _ROWS_BETWEEN_YIELDS - 1:
+            await asyncio.sleep(0)
+    await parts.trail.record(entries)
+    return await parts.store.move(moves)
+
+
+def _finished(parts: Parts, lease: Lease, facts: LeaseFacts) -> Move:
+    return Move(
+        number=lease.number,
+        expect=lifecycle.expected(Event.FINISHED),
+        to=lifecycle.target(Event.FINISHED),
+        due_in_ms=parts.settings.tombstones * 1_000,
+        stage=Stage.ABSENT,
+        attempts=lease.attempts,
+        epoch=lease.epoch,
+        facts=facts,
+    )
+
+
+def _gone_entry(parts: Parts, request: AuditRequest, number: LeaseNumber, facts: LeaseFacts, now_ms: int) -> bytes:
+    data = {
+        "username": facts.username,
+        "reason": facts.reason,
+        "time_to_disabled_ms": max(0, facts.disabled_ms - facts.revoke_started_ms),
+        "time_to_dropped_ms": max(0, now_ms - facts.revoke_started_ms),
+    }
+    response = AuditResponse(mount=records.MOUNT, lease_id=parts.ids.lease_id(facts.path, number), data=data)
+    return records.done(parts.scribe, now_ms, replace(request, path=facts.path, data=None), response)
