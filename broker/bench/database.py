@@ -9,11 +9,12 @@ import asyncpg
 
 from broker.bench.figures import Figure
 from broker.bench.raw import GROUP, PgConnection, batches, create_users, drop_users, make_users
+from broker.secret import Secret
 
 SCHEMA = "broker_bench"
 _MEMBERS = "pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member WHERE g.rolname = $1"
-_COUNT = f"SELECT count(*) FROM {_MEMBERS}"  # noqa: S608 - constants only
-_COUNT_LOCKED = f"{_COUNT} AND NOT u.rolcanlogin AND u.rolname LIKE $2"
+_COUNT = f"SELECT count(*) FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
+_COUNT_LOCKED = f"{_COUNT} AND NOT u.rolcanlogin"
 _NAMES = f"SELECT u.rolname FROM {_MEMBERS}"  # noqa: S608 - constants only
 _CONNECTIONS_KEPT_BACK = 50
 _TABLES_PER_TRANSACTION = 500
@@ -22,7 +23,7 @@ _TABLES_PER_TRANSACTION = 500
 class BenchDatabase:
     """One superuser connection for set-up and counting; the raw driver opens its own."""
 
-    def __init__(self, dsn: str, connection: PgConnection) -> None:
+    def __init__(self, dsn: Secret, connection: PgConnection) -> None:
         self.dsn = dsn
         self._connection = connection
 
@@ -37,9 +38,9 @@ class BenchDatabase:
         await self.drop_all()
         await self._connection.execute(f"DROP ROLE IF EXISTS {GROUP}")
 
-    async def users(self) -> int:
-        """How many users of the bench there are."""
-        return int(await self._connection.fetchval(_COUNT, GROUP))
+    async def users_like(self, name_like: str) -> int:
+        """How many users of the bench have a name LIKE this."""
+        return int(await self._connection.fetchval(_COUNT, GROUP, name_like))
 
     async def locked_users(self, name_like: str) -> int:
         """How many of them can't log in and have a name LIKE this: the prepared ones."""
@@ -68,7 +69,7 @@ class BenchDatabase:
 
     async def raw_creations(self, *, clients: int, seconds: float, iterations: int) -> Figure:
         """The raw driver making users; see `create_users`. They are removed again, untimed."""
-        figure = await create_users(self.dsn, clients=clients, seconds=seconds, iterations=iterations)
+        figure = await create_users(self.dsn.reveal(), clients=clients, seconds=seconds, iterations=iterations)
         await self.drop_all()
         return figure
 
@@ -81,9 +82,9 @@ class BenchDatabase:
 
 
 @asynccontextmanager
-async def bench_database(dsn: str) -> AsyncIterator[BenchDatabase]:
+async def bench_database(dsn: Secret) -> AsyncIterator[BenchDatabase]:
     """The database with the bench's group in it; what was made is removed on the way out."""
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn.reveal())
     database = BenchDatabase(dsn, connection)
     try:
         await database.tear_down()

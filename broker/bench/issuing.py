@@ -1,0 +1,91 @@
+"""Rows of issuing: the raw driver, the broker on demand, the broker with prepared users."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from broker.bench.calls import Calls
+from broker.bench.database import BenchDatabase
+from broker.bench.figures import Figure
+from broker.bench.load import measure
+from broker.bench.plan import Plan
+from broker.bench.rows import Results, Row
+from broker.bench.service import ON_DEMAND, POOL_NAMES, PREPARED
+
+POOL_MARK = "-pool-"
+"""What the name of a prepared user holds."""
+_POOL_SHARE = 0.9
+"""How much of a pool a measurement may use up: the row says what a pool gives that is not empty."""
+_FILL_LIMIT_S = 300.0
+_POLL_S = 0.1
+_SETTLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a row needs at hand: the plan, the database, a broker, and where the figures go."""
+
+    plan: Plan
+    database: BenchDatabase
+    calls: Calls
+    results: Results
+    brokers: int = 1
+    """How many brokers keep a pool in this database."""
+
+
+def raw_row(clients: int) -> Row:
+    """The raw driver making users one by one."""
+    return Row("raw driver: CREATE ROLE", clients)
+
+
+def on_demand_row(clients: int) -> Row:
+    """Leases whose users are made when they are asked for."""
+    return Row("broker: on demand", clients, raw_row(clients))
+
+
+def prepared_row(clients: int) -> Row:
+    """Leases whose users were ready."""
+    return Row("broker: prepared users", clients, raw_row(clients))
+
+
+async def measure_raw(subject: Subject, clients: int) -> None:
+    """One round of `raw_row`."""
+    plan = subject.plan
+    figure = await subject.database.raw_creations(clients=clients, seconds=plan.seconds, iterations=plan.scram_iterations)
+    subject.results.add(raw_row(clients), figure)
+
+
+async def measure_on_demand(subject: Subject, clients: int) -> None:
+    """One round of `on_demand_row`; its leases are revoked afterwards, untimed."""
+    order = subject.calls.address.creds_order(ON_DEMAND, clients=clients, seconds=subject.plan.seconds)
+    figure = (await measure(order)).figure
+    subject.results.add(on_demand_row(clients), figure)
+    await subject.calls.revoke_all(ON_DEMAND, figure.done)
+
+
+async def measure_prepared(subject: Subject, clients: int) -> None:
+    """One round of `prepared_row`, from a full pool and never an empty one; revoked afterwards, untimed."""
+    await pool_full(subject)
+    figure = await prepared_figure(subject, clients)
+    subject.results.add(prepared_row(clients), figure)
+    await subject.calls.revoke_all(PREPARED, figure.done)
+
+
+async def prepared_figure(subject: Subject, clients: int) -> Figure:
+    """Leases out of the pool for the plan's seconds, or until most of it is used; a lease from elsewhere is an error."""
+    most = int(subject.plan.prepared * _POOL_SHARE)
+    order = subject.calls.address.creds_order(
+        PREPARED, clients=clients, seconds=subject.plan.seconds, requests=most, expect=POOL_MARK
+    )
+    return (await measure(order)).figure
+
+
+async def pool_full(subject: Subject) -> None:
+    """Waits until the pool of prepared users is full. Raises `TimeoutError` when it does not fill in 300 s."""
+    async with asyncio.timeout(_FILL_LIMIT_S):
+        # PostgreSQL tells nobody that a role was made, so it is asked again and again.
+        while await subject.database.locked_users(POOL_NAMES) < subject.plan.prepared * subject.brokers:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+    # A user shows in the database before the broker has written down that it is ready.
+    await asyncio.sleep(_SETTLE_S)

@@ -1,0 +1,121 @@
+"""One run of the bench: what is measured in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Protocol
+
+from broker.bench import expiring, issuing, revoking, scale
+from broker.bench.database import BenchDatabase, bench_database
+from broker.bench.issuing import Subject
+from broker.bench.load import measure
+from broker.bench.plan import USUAL_ITERATIONS, Plan
+from broker.bench.rows import Results, Step
+from broker.bench.service import ON_DEMAND, Service, configured, service
+from broker.secret import Secret
+
+_WARM_S = 0.5
+_WARM_CLIENTS = 8
+
+
+class Progress(Protocol):
+    """Who watches a run."""
+
+    def begins(self, label: str) -> None:
+        """A step begins."""
+        ...
+
+    def done(self) -> None:
+        """The step is done."""
+        ...
+
+
+async def run(plan: Plan, dsn: Secret, progress: Progress) -> Results:
+    """Measures everything that the plan asks for. What was made in the database is removed, also after a failure."""
+    results = Results(notes=_notes(plan))
+    async with bench_database(dsn) as database:
+        async with service() as made:
+            progress.begins("start the broker")
+            async with configured(made, dsn, plan) as open_calls:
+                subject = Subject(plan, database, open_calls, results)
+                await measure(open_calls.address.creds_order(ON_DEMAND, clients=_WARM_CLIENTS, seconds=_WARM_S))
+                await open_calls.revoke_all(ON_DEMAND, 0)
+                progress.done()
+                await _follow(_steps(subject, made), progress)
+        if plan.scale:
+            await database.drop_all()
+            await _scale(plan, database, results, progress)
+    return results
+
+
+def step_count(plan: Plan) -> int:
+    """How many steps `run` will tell its watcher of."""
+    issue = len(plan.clients) * 3
+    revoke = 4 if plan.revoked else 0
+    due = 4 if plan.due else 0
+    size = 1 + plan.rounds if plan.scale else 0
+    return 1 + plan.rounds * (issue + revoke + due) + (1 if plan.due else 0) + size
+
+
+def _steps(subject: Subject, made: Service) -> Iterator[Step]:
+    if subject.plan.due:
+        yield Step("write roles that end together", partial(expiring.write_due_roles, subject))
+    for number in range(1, subject.plan.rounds + 1):
+        for step in _round(subject, made):
+            yield Step(f"round {number} of {subject.plan.rounds}: {step.label}", step.run)
+
+
+def _round(subject: Subject, made: Service) -> Iterator[Step]:
+    plan = subject.plan
+    for clients in plan.clients:
+        yield Step(f"raw driver, {clients} clients", partial(issuing.measure_raw, subject, clients))
+        yield Step(f"on demand, {clients} clients", partial(issuing.measure_on_demand, subject, clients))
+        yield Step(f"prepared users, {clients} clients", partial(issuing.measure_prepared, subject, clients))
+    if plan.revoked:
+        yield Step(f"raw drops, {plan.revoked:,}", partial(revoking.measure_raw_drops, subject, plan.revoked))
+        yield Step(f"revoke {plan.revoked:,}", partial(revoking.measure_revoke, subject, plan.revoked))
+        yield Step("revoke users with sessions", partial(revoking.measure_revoke_with_sessions, subject, plan.sessions))
+        yield Step("revoke users with tables", partial(revoking.measure_revoke_with_tables, subject, plan.tables))
+    if plan.due:
+        yield from _due_steps(subject, made)
+
+
+def _due_steps(subject: Subject, made: Service) -> Iterator[Step]:
+    count = subject.plan.due
+    yield Step(f"raw drops, {count:,}", partial(revoking.measure_raw_drops, subject, count))
+    yield Step(f"{count:,} leases due", partial(expiring.measure_due, subject, made, count))
+    for new in (expiring.FROM_POOL, expiring.ON_DEMAND_NEW):
+        label = f"{count:,} leases due, {new.label} asked for meanwhile"
+        yield Step(label, partial(expiring.measure_due_meanwhile, subject, made, count, new))
+
+
+async def _scale(plan: Plan, database: BenchDatabase, results: Results, progress: Progress) -> None:
+    progress.begins(f"fill stores with up to {max(plan.scale):,} leases")
+    async with scale.sized_brokers(plan, database, results) as brokers:
+        progress.done()
+        for number in range(1, plan.rounds + 1):
+            await _follow(iter([Step(f"size, round {number}", partial(scale.measure_sized, brokers))]), progress)
+        scale.note_memory(brokers)
+
+
+async def _follow(steps: Iterator[Step], progress: Progress) -> None:
+    for step in steps:
+        progress.begins(step.label)
+        await step.run()
+        progress.done()
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = [
+        f"Medians of {plan.rounds} rounds; a ratio is the median of the rounds' own ratios.",
+        f"Raw driver and on demand: SCRAM verifiers of {plan.scram_iterations:,} iterations.",
+        "Prepared users, and users made only to be ended: 1 iteration, to make them fast; nothing else looks at it.",
+    ]
+    if plan.scram_iterations != USUAL_ITERATIONS:
+        notes.append(f"Users usually have {USUAL_ITERATIONS:,} iterations: these rates are not those of an ordinary set-up.")
+    if plan.due:
+        notes.append(
+            "Leases due at once: the broker is paused (SIGSTOP) until all of them are due; the clock starts as it wakes."
+        )
+    return notes
