@@ -83,7 +83,7 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
     sent = write.model_fields_set
 
     def statements(key: str) -> tuple[str, ...]:
-        return tuple(getattr(write, key)) if key in sent else getattr(base.terms, _STATEMENTS[key])  # type: ignore[no-any-return]
+        return tuple(getattr(write, key)) if key in sent else getattr(base.terms, _STATEMENTS[key])
 
     db_name = write.db_name or base.db_name
     if not db_name:

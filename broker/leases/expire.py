@@ -31,7 +31,6 @@ IDLE_MS = 60_000
 log = structlog.get_logger(__name__)
 
 
-
 class Expirer:
     """Runs the due index down."""
 
@@ -85,7 +84,7 @@ class Expirer:
         except Unavailable as error:
             log.warning("expiry waits", connection=connection.name, error=str(error))
         except BrokerError as error:
-            log.error("expiry failed", connection=connection.name, error=str(error))
+            log.exception("expiry failed", connection=connection.name, error=str(error))
 
     async def _revoke(self, connection: Connection, leases: Sequence[Lease]) -> None:
         try:

@@ -17,10 +17,8 @@ from broker.engines.protocol import Engine, Extension, NewUser, Password
 from broker.errors import (
     BrokerError,
     DatabaseUnavailable,
-    EngineError,
     InvalidRequest,
     LimitExceeded,
-    NotFound,
     PermissionDenied,
     StoreUnavailable,
     Unavailable,
@@ -29,8 +27,8 @@ from broker.errors import (
 from broker.leases import lifecycle
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
-from broker.leases.pump import HandoutItem, Pump
 from broker.leases.prepare import Pools
+from broker.leases.pump import HandoutItem, Pump
 from broker.leases.ttl import Bounds, Ttl, resolve
 from broker.model import Accessor, Lease, LeaseFacts, LeaseId, LeaseNumber, LeaseState, Terms, TokenNumber
 from broker.secret import Secret
@@ -237,7 +235,9 @@ class Issuer:
                 return await self._make(ask, plan, engine, password, number, facts)
             except UserNameTaken:
                 continue
-        raise UserNameTaken(f"connection {plan.connection.name}: {_NAME_ATTEMPTS} generated names were all taken; check username_template")
+        raise UserNameTaken(
+            f"connection {plan.connection.name}: {_NAME_ATTEMPTS} generated names were all taken; check username_template"
+        )
 
     async def _reserve(
         self, ask: Ask, plan: _Plan, engine: Engine, password: Password, entries: Sequence[bytes]
@@ -290,12 +290,9 @@ class Issuer:
             moved, recorded = await asyncio.gather(
                 parts.store.move([activation]), parts.trail.record([ask.response_entry(issued)]), return_exceptions=True
             )
-            if isinstance(recorded, BaseException):
-                raise recorded
-            if isinstance(moved, BaseException):
-                raise moved
-            if number not in moved:
-                raise PermissionDenied
+            _raise_first(recorded, moved)
+            if number not in moved:  # type: ignore[operator]  # an exception was raised above
+                raise PermissionDenied  # noqa: TRY301 - undone below like every other failure
         except BaseException:
             # Also when cancelled: the intent is durable, so whatever the database did is undone from it.
             await asyncio.shield(self._give_up(number, facts))
@@ -372,6 +369,12 @@ class Issuer:
                 )
             case _:
                 raise Unavailable("the same request is being answered already", retry_after_s=1)
+
+
+def _raise_first(*results: object) -> None:
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _ask_key(ask: Ask, role: Role) -> bytes | None:

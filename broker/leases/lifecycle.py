@@ -1,4 +1,4 @@
-"""The life of a lease as a table: from which states an event may happen, and where it leads. Pure; the store enforces the same.
+r"""The life of a lease as a table: from which states an event may happen, and where it leads. Pure; the store enforces the same.
 
     reserved -> active -> revoking -> gone
         \________________/^    |  ^

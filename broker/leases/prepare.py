@@ -29,6 +29,7 @@ _PREPARED_DUE_MS = 100 * 365 * 86_400_000
 _PREPARING_DUE_MS = 300_000
 _GIVE_WAY_S = 0.02
 _DISPLAY_NAME = "pool"
+_FIRST = LeaseNumber(0)
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ log = structlog.get_logger(__name__)
 class _Window:
     revision: int
     ready: deque[Lease] = field(default_factory=deque)
-    after: LeaseNumber = LeaseNumber(0)
+    after: LeaseNumber = _FIRST
     empty: bool = False
     """Nothing beyond `after` when last read; a refill resets it."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

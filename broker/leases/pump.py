@@ -50,13 +50,22 @@ class HandoutItem:
             self.done.set_exception(error)
 
 
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """A login that was turned on by an asynchronous commit at `at_ms`."""
+
+    at_ms: int
+    connection: ConnectionNumber
+    number: LeaseNumber
+
+
 class Pump:
     """The lanes of all connections."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._lanes: dict[ConnectionNumber, _Lane] = {}
-        self._unsettled: deque[tuple[int, LeaseNumber]] = deque()
+        self._unsettled: deque[Enabled] = deque()
 
     async def hand_out(self, connection: Connection, item: HandoutItem) -> Refusal | None:
         """Carries `item` through both barriers. None: its user can log in and both entries are durable.
@@ -71,18 +80,21 @@ class Pump:
         lane.submit(item)
         return await item.done
 
-    async def settle(self) -> None:
-        """Notes in the store which logins must be on the databases' discs by now."""
-        settled = []
+    def ripe(self) -> list[Enabled]:
+        """Logins turned on long enough ago to be on their databases' discs, if those did not restart meanwhile; each once."""
         before = self._parts.store.now_ms() - _SETTLE_AFTER_MS
-        while self._unsettled and self._unsettled[0][0] <= before:
-            settled.append(self._unsettled.popleft()[1])
-        if settled:
-            await self._parts.store.settle(settled)
+        found = []
+        while self._unsettled and self._unsettled[0].at_ms <= before:
+            found.append(self._unsettled.popleft())
+        return found
+
+    def enabled_again(self, enabled: Enabled) -> None:
+        """A login was turned on once more and has to ripen anew."""
+        self._unsettled.append(enabled)
 
 
 class _Lane:
-    def __init__(self, parts: Parts, connection: Connection, unsettled: deque[tuple[int, LeaseNumber]]) -> None:
+    def __init__(self, parts: Parts, connection: Connection, unsettled: deque[Enabled]) -> None:
         self._parts = parts
         self._connection = connection
         self._unsettled = unsettled
@@ -92,7 +104,8 @@ class _Lane:
     def submit(self, item: HandoutItem) -> None:
         if len(self._waiting) >= _WAITING_MOST:
             raise LimitExceeded(
-                f"connection {self._connection.name}: {_WAITING_MOST} requests wait already", limit="requests waiting per connection"
+                f"connection {self._connection.name}: {_WAITING_MOST} requests wait already",
+                limit="requests waiting per connection",
             )
         self._waiting.append(item)
         if len(self._running) < _IN_FLIGHT:
@@ -151,8 +164,8 @@ class _Lane:
         bad = [(by_number.pop(outcome.number), outcome.error) for outcome in outcomes if outcome.error is not None]
         if bad:
             await self._take_back([item for item, _ in bad], "login not turned on")
-            for item, error in bad:
-                item.fail(error)
+            for item, failure in bad:
+                item.fail(failure)
         return list(by_number.values())
 
     async def _tell(self, items: Sequence[HandoutItem]) -> None:
@@ -164,7 +177,7 @@ class _Lane:
             raise
         now = self._parts.store.now_ms()
         for item in items:
-            self._unsettled.append((now, item.handout.number))
+            self._unsettled.append(Enabled(now, self._connection.number, item.handout.number))
             item.answer(None)
 
     async def _take_back(self, items: Sequence[HandoutItem], reason: str) -> None:

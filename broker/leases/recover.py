@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from broker.engines.protocol import Extension
-from broker.errors import BrokerError, EngineError
+from broker.errors import BrokerError
 from broker.leases import lifecycle, records
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
+from broker.leases.pump import Enabled, Pump
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move
 
 _PAGE = 256
+_UNSETTLED_MOST = 20_000
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """The server that a connection led to, and since when this process has known that one."""
+
+    started: str
+    since_ms: int
 
 
 class Recovery:
     """What start-up does once, and what a database's restart makes necessary again."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, pump: Pump) -> None:
         self._parts = parts
-        self._started: dict[ConnectionNumber, str] = {}
+        self._pump = pump
+        self._servers: dict[ConnectionNumber, _Server] = {}
 
     async def at_start(self, highest: LeaseNumber) -> int:
         """Ends the intents (`reserved`, `preparing`) up to `highest`, the greatest number before this process; answers how many.
@@ -45,27 +57,47 @@ class Recovery:
         self._parts.wake_expiry()
         return count
 
-    async def reapply(self) -> int:
-        """Turns on once more the logins of leases handed out and not settled: the database may have lost them, or never heard.
-
-        Answers how many are on. What can't be reached is left for the next time.
-        """
-        done: list[LeaseNumber] = []
-        by_connection: dict[ConnectionNumber, list[Lease]] = {}
-        for lease in await self._parts.store.unsettled(_PAGE * 16):
-            by_connection.setdefault(lease.connection, []).append(lease)
-        for number, leases in by_connection.items():
+    async def settle(self) -> None:
+        """Settles logins that are on disc by now, and turns on again those that a restarted database may have lost."""
+        ripe: dict[ConnectionNumber, list[Enabled]] = {}
+        for enabled in self._pump.ripe():
+            ripe.setdefault(enabled.connection, []).append(enabled)
+        for connection in self._parts.catalog.connections():
+            number = connection.number
+            if not self._parts.catalog.in_use(number):
+                continue
             try:
-                engine = await self._parts.catalog.engine(number)
-                for start in range(0, len(leases), _PAGE):
-                    page = leases[start : start + _PAGE]
-                    outcomes = await engine.enable([self._extension(lease) for lease in page])
-                    done.extend(outcome.number for outcome in outcomes if outcome.error is None)
-            except (EngineError, BrokerError) as error:
-                log.warning("logins not re-applied", connection=leases[0].facts.connection_name, error=str(error))
-        if done:
-            await self._parts.store.settle(done)
-        return len(done)
+                health = await (await self._parts.catalog.engine(number)).health()
+            except BrokerError:
+                self._servers.pop(number, None)
+                continue
+            server = self._servers.get(number)
+            if server is None or server.started != health.started:
+                server = self._servers[number] = _Server(health.started, self._parts.store.now_ms())
+                await self.reapply(number)
+            await self._parts.store.settle(
+                [enabled.number for enabled in ripe.get(number, ()) if enabled.at_ms >= server.since_ms]
+            )
+
+    async def reapply(self, connection: ConnectionNumber) -> None:
+        """Turns on once more the logins of a connection's unsettled leases: the database may have lost them, or never heard."""
+        leases = [lease for lease in await self._parts.store.unsettled(_UNSETTLED_MOST) if lease.connection == connection]
+        if not leases:
+            return
+        engine = await self._parts.catalog.engine(connection)
+        for start in range(0, len(leases), _PAGE):
+            page = [lease for lease in leases[start : start + _PAGE] if lease.number not in self._parts.busy]
+            numbers = {lease.number for lease in page}
+            self._parts.busy |= numbers
+            try:
+                outcomes = await engine.enable([self._extension(lease) for lease in page])
+            finally:
+                self._parts.busy -= numbers
+            now = self._parts.store.now_ms()
+            for outcome in outcomes:
+                if outcome.error is None:
+                    self._pump.enabled_again(Enabled(now, connection, outcome.number))
+        log.info("logins turned on again", connection=leases[0].facts.connection_name, leases=len(leases))
 
     async def _page(self, states: Sequence[LeaseState], after: LeaseNumber, highest: LeaseNumber) -> Sequence[Lease]:
         page = await self._parts.store.leases_in(states, after=after, limit=_PAGE)

@@ -49,15 +49,15 @@ class Renewer:
         ttl = resolve(increment_s, self._issuer.bounds(role, token_expires_ms=token_expires_ms, age_s=age_s))
         if ttl.seconds <= 0:
             left_s = (lease.due_ms - now) // 1_000
-            return Renewed(lease_id=lease_id, ttl_s=left_s, renewable=True, warnings=(*ttl.warnings, "past the max TTL, not extended"))
+            return Renewed(
+                lease_id=lease_id, ttl_s=left_s, renewable=True, warnings=(*ttl.warnings, "past the max TTL, not extended")
+            )
         engine = await parts.catalog.engine(lease.connection)
         extension = Extension(user=parts.markers.of(lease), lifetime_ms=ttl.seconds * 1_000)
         for outcome in await engine.extend([extension]):
             if outcome.error is not None:
                 raise outcome.error
-        facts = replace(
-            lease.facts, renewed_ms=now, expires_ms=now + ttl.seconds * 1_000, capped_by=ttl.capped_by
-        )
+        facts = replace(lease.facts, renewed_ms=now, expires_ms=now + ttl.seconds * 1_000, capped_by=ttl.capped_by)
         move = Move(
             number=lease.number,
             expect=lifecycle.expected(Event.RENEWED),

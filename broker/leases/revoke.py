@@ -90,10 +90,9 @@ class Revoker:
         return numbers
 
     async def _unfinished(self, prefix: str) -> list[LeaseNumber]:
-        path, found, after = prefix.rstrip("/"), [], LeaseNumber(0)
-        while page := await self._parts.store.leases_in(
-            (LeaseState.REVOKING, LeaseState.STUCK), after=after, limit=_PAGE
-        ):
+        path, after = prefix.rstrip("/"), LeaseNumber(0)
+        found: list[LeaseNumber] = []
+        while page := await self._parts.store.leases_in((LeaseState.REVOKING, LeaseState.STUCK), after=after, limit=_PAGE):
             after = page[-1].number
             mine = [lease for lease in page if not path or f"{lease.facts.path}/".startswith(f"{path}/")]
             await self._parts.store.move([_hastened(lease) for lease in mine])

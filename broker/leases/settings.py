@@ -17,7 +17,9 @@ class LeaseSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_ttl: Duration = Field(
-        3_600, ge=1, description="How long a lease lives when neither the request nor the role says so; seconds or a text such as 1h."
+        3_600,
+        ge=1,
+        description="How long a lease lives when neither the request nor the role says so; seconds or a text such as 1h.",
     )
     max_ttl: Duration = Field(
         86_400, ge=1, description="The longest that a lease may live with all its renewals; a role can only lower it."
@@ -25,9 +27,14 @@ class LeaseSettings(BaseModel):
     max_per_role: int = Field(
         200_000, ge=0, description="The most live leases of one role (a role's own max_leases wins); past it 429. 0: no limit."
     )
-    max_per_token: int = Field(200_000, ge=0, description="The most live leases that one token may hold; past it 429. 0: no limit.")
+    max_per_token: int = Field(
+        200_000, ge=0, description="The most live leases that one token may hold; past it 429. 0: no limit."
+    )
     issue_timeout_s: float = Field(
-        30, gt=0, le=300, description="How long one issue may take; a client is answered with 503 after it, and what was begun is removed."
+        30,
+        gt=0,
+        le=300,
+        description="How long one issue may take; a client is answered with 503 after it, and what was begun is removed.",
     )
     revocation_batch: int = Field(
         256, ge=1, le=256, description="How many users are revoked together; 256 keeps PostgreSQL's shared lock table safe."

@@ -95,7 +95,9 @@ async def _stage(parts: Parts, batch: Batch, stage: Stage, verb: Verb) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             batch.failures[outcome.number] = outcome.error
-            parts.metrics.revocation_failures.labels(batch.leases[outcome.number].facts.connection_name, stage.name.lower()).inc()
+            parts.metrics.revocation_failures.labels(
+                batch.leases[outcome.number].facts.connection_name, stage.name.lower()
+            ).inc()
             continue
         done.append(outcome.number)
         if stage is Stage.LOGIN_OFF:

@@ -1,0 +1,207 @@
+"""Connections and roles, as the store's documents have them, and the engine of each connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from broker.api.database import ConnectionWrite, RoleWrite
+from broker.catalog import connections, roles
+from broker.catalog.connections import Connection
+from broker.catalog.engines import OpenEngines
+from broker.catalog.roles import Role
+from broker.engines.protocol import Engine
+from broker.engines.registry import Registry
+from broker.errors import EngineError, InvalidRequest
+from broker.model import ConnectionNumber, Document, Json, LeaseState
+from broker.store.protocol import Store
+
+
+@dataclass(slots=True)
+class _Cache:
+    """What the documents say, as of `revision`. The store's `changes_since` is the truth; this only saves asking."""
+
+    revision: int
+    connections: dict[str, Connection]
+    retired: dict[ConnectionNumber, Connection]
+    roles: dict[str, Role]
+
+
+class Catalog:
+    """Which connections and roles exist, and the open engine of each connection."""
+
+    def __init__(self, store: Store, registry: Registry, engines: OpenEngines) -> None:
+        self._store = store
+        self._registry = registry
+        self._engines = engines
+        self._cache = _Cache(0, {}, {}, {})
+
+    async def refresh(self) -> None:
+        """Takes in what changed in the store since the last look."""
+        for document in await self._store.changes_since(self._cache.revision):
+            self._take_in(document)
+
+    async def close(self) -> None:
+        """Closes every engine."""
+        await self._engines.close_all()
+
+    # connections ----------------------------------------------------------------------------------------------------
+
+    def connection_names(self) -> list[str]:
+        """The names of the connections, sorted."""
+        return sorted(self._cache.connections)
+
+    def connections(self) -> Sequence[Connection]:
+        """Every connection that may still have leases, deleted ones among them."""
+        return [*self._cache.connections.values(), *self._cache.retired.values()]
+
+    def connection(self, name: str) -> Connection:
+        """The connection of that name. Raises `InvalidRequest` in Vault's words."""
+        found = self._cache.connections.get(name)
+        if found is None:
+            raise InvalidRequest(f'failed to find entry for connection with name: "{name}"')
+        return found
+
+    def connection_shown(self, name: str) -> dict[str, Json] | None:
+        """The connection as it may be read back, without its secrets; None when there is none."""
+        found = self._cache.connections.get(name)
+        if found is None:
+            return None
+        plugin = self._registry.plugin(found.plugin_name)
+        return {
+            "plugin_name": found.plugin_name,
+            "plugin_version": found.plugin_version,
+            "connection_details": plugin.shown(found.details),
+            "allowed_roles": list(found.allowed_roles),
+            "root_credentials_rotate_statements": list(found.root_rotation_statements),
+            "password_policy": found.password_policy,
+        }
+
+    async def write_connection(self, name: str, fields: ConnectionWrite) -> list[str]:
+        """Keeps a connection, new or changed, and answers warnings; connects first unless told not to.
+
+        A connection that can't be verified changes nothing. Raises `InvalidRequest`.
+        """
+        wanted = connections.merged(self._cache.connections.get(name), name, fields)
+        warnings = list(self._registry.plugin(wanted.plugin_name).check_config(wanted.details))
+        if wanted.password_policy:
+            warnings.append("password_policy is kept but not used yet: passwords follow the built-in rule")
+        engine = self._engines.build(wanted)
+        if fields.verify_connection:
+            try:
+                await engine.open()
+            except EngineError as error:
+                await engine.close()
+                raise InvalidRequest(f"error creating database object: error verifying connection: {error}") from None
+        document = await self._store.put_document(connections.KIND, name, connections.to_body(wanted))
+        self._take_in(document)
+        kept = replace(wanted, number=ConnectionNumber(document.number), revision=document.revision)
+        await self._engines.put(kept, engine, opened=fields.verify_connection)
+        return warnings
+
+    async def delete_connection(self, name: str) -> None:
+        """Takes a connection off the list. Its leases are still revoked over it; `purge_retired` lets go of it after the last."""
+        document = await self._store.delete_document(connections.KIND, name)
+        if document is not None:
+            self._take_in(document)
+
+    async def reset_connection(self, name: str) -> None:
+        """Closes the connection's sessions and opens new ones. Raises `InvalidRequest`, `DatabaseUnavailable`."""
+        connection = self.connection(name)
+        await self._engines.close(connection.number)
+        await self._engines.get(connection)
+
+    async def purge_retired(self) -> None:
+        """Erases deleted connections that no lease needs any longer."""
+        for connection in list(self._cache.retired.values()):
+            tally = await self._store.tally(connection.number)
+            if any(count for state, count in tally.by_state.items() if state is not LeaseState.GONE):
+                continue
+            await self._store.purge_document(connections.KIND, connection.number)
+            await self._engines.close(connection.number)
+            del self._cache.retired[connection.number]
+
+    async def engine(self, number: ConnectionNumber) -> Engine:
+        """The connected engine of a connection. Raises `DatabaseUnavailable`, `EngineMissing`."""
+        return await self._engines.get(self._by_number(number))
+
+    async def engine_for(self, connection: Connection) -> Engine:
+        """The connected engine of a connection at hand. Raises `DatabaseUnavailable`, `EngineMissing`."""
+        return await self._engines.get(connection)
+
+    def in_use(self, number: ConnectionNumber) -> bool:
+        """Whether the connection's engine has been opened by this process."""
+        return self._engines.opened(number)
+
+    # roles ----------------------------------------------------------------------------------------------------------
+
+    def role_names(self) -> list[str]:
+        """The names of the roles, sorted."""
+        return sorted(self._cache.roles)
+
+    def roles(self) -> Sequence[Role]:
+        """Every role."""
+        return list(self._cache.roles.values())
+
+    def role(self, name: str) -> Role | None:
+        """The role of that name, if there is one."""
+        return self._cache.roles.get(name)
+
+    def role_shown(self, name: str) -> dict[str, Json] | None:
+        """The role as Vault's API reads it back; None when there is none."""
+        found = self._cache.roles.get(name)
+        return None if found is None else roles.shown(found)
+
+    async def write_role(self, name: str, fields: RoleWrite) -> list[str]:
+        """Keeps a role, new or changed, and answers warnings. Raises `InvalidRequest` naming the field.
+
+        An unchanged role keeps its revision, so that its prepared users stay. The engine checks the terms where the
+        connection exists already; Vault allows to write the role first.
+        """
+        old = self._cache.roles.get(name)
+        wanted = roles.merged(old, name, fields)
+        warnings = self._check_terms(wanted)
+        if old is None or roles.to_body(old) != roles.to_body(wanted):
+            self._take_in(await self._store.put_document(roles.KIND, name, roles.to_body(wanted)))
+        return warnings
+
+    async def delete_role(self, name: str) -> None:
+        """Deletes a role. Its leases live on to their end; its prepared users are removed in the background."""
+        document = await self._store.delete_document(roles.KIND, name)
+        if document is not None:
+            self._take_in(document)
+
+    def _check_terms(self, role: Role) -> list[str]:
+        warnings = []
+        if role.credential_config.get("password_policy"):
+            warnings.append("credential_config.password_policy is kept but not used yet: passwords follow the built-in rule")
+        connection = self._cache.connections.get(role.db_name)
+        if connection is not None:
+            warnings.extend(self._engines.peek(connection).check_terms(role.terms))
+        return warnings
+
+    def _by_number(self, number: ConnectionNumber) -> Connection:
+        if number in self._cache.retired:
+            return self._cache.retired[number]
+        for connection in self._cache.connections.values():
+            if connection.number == number:
+                return connection
+        raise InvalidRequest(f"connection {number} does not exist any longer")
+
+    def _take_in(self, document: Document) -> None:
+        self._cache.revision = max(self._cache.revision, document.revision)
+        if document.kind == connections.KIND:
+            self._take_connection(connections.from_document(document))
+        elif document.deleted:
+            self._cache.roles.pop(document.name, None)
+        elif document.kind == roles.KIND:
+            self._cache.roles[document.name] = roles.from_document(document)
+
+    def _take_connection(self, connection: Connection) -> None:
+        if not connection.deleted:
+            self._cache.connections[connection.name] = connection
+            return
+        current = self._cache.connections.get(connection.name)
+        if current is not None and current.number == connection.number:
+            del self._cache.connections[connection.name]
+        self._cache.retired[connection.number] = connection

@@ -1,0 +1,74 @@
+"""What was configured: one TOML file, each section checked by the settings of its room.
+
+Every mistake is named with its key and what is allowed; unknown keys are refused. Environment variables are not read here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from broker.audit.settings import AuditSettings
+from broker.engines.settings import EngineSettings
+from broker.errors import ConfigError, InvalidRequest
+from broker.identity.settings import TokenSettings
+from broker.leases.settings import LeaseSettings
+from broker.log import LogSettings
+from broker.seal.settings import SealSettings
+from broker.server.settings import ServerSettings
+from broker.store.settings import StoreSettings
+
+
+class Config(BaseModel):
+    """The whole configuration; each part is the section of the same name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    seal: SealSettings = Field(default_factory=SealSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    leases: LeaseSettings = Field(default_factory=LeaseSettings)
+    tokens: TokenSettings = Field(default_factory=TokenSettings)
+    engines: EngineSettings = Field(default_factory=EngineSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file. Raises `ConfigError` with one line for each mistake."""
+    try:
+        with path.open("rb") as file:
+            return parse(tomllib.load(file))
+    except OSError as error:
+        raise ConfigError([f"{path}: can't be read ({error.strerror})"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: not TOML: {error}"]) from None
+
+
+def parse(content: dict[str, Any]) -> Config:
+    """The configuration in a parsed document. Raises `ConfigError` with one line for each mistake."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError([_line(mistake) for mistake in error.errors(include_url=False, include_input=False)]) from None
+    except InvalidRequest as error:
+        raise ConfigError([str(error)]) from None
+
+
+def _line(mistake: Any) -> str:
+    key = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        return f"{key}: unknown key; allowed in this place are {_allowed(mistake['loc'][:-1])}"
+    return f"{key}: {mistake['msg']}"
+
+
+def _allowed(section: tuple[str | int, ...]) -> str:
+    model: type[BaseModel] = Config
+    for part in section:
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return ", ".join(sorted(model.model_fields))
