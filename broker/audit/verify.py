@@ -1,9 +1,9 @@
 """Whether a log is whole: follows the chain through its files and names the first line that breaks it.
 
-Each file is read once, a line at a time, whatever its size. Two things that crashes explain break nothing and are remarked on: a
-torn line that the broker closed off right after it, and a file that was rotated away while a broker that had crashed was down, so
-that the next file goes on from the older head of the store. What can't be seen here: lines cut off the end beyond the head that
-the store kept, and what somebody wrote who had the key.
+Each file is read once, a line at a time, whatever its size. Two things that crashes explain break nothing and are remarked on:
+a torn line that the broker closed off right after it, and a file that was rotated away while a broker that had crashed was
+down, so that the next file goes on from the older head of the store. What can't be seen here: lines cut off the end beyond the
+head that the store kept, and what somebody wrote who had the key.
 """
 
 from __future__ import annotations
