@@ -1,0 +1,86 @@
+"""The directory of the store.
+
+    store.lock      locked (flock(2)) by the broker that has the store open, and its process id
+    store.db        the SQLite database, with store.db-wal and store.db-shm beside it while it is open
+
+The lock is a file of its own: closing any descriptor of the database file would drop SQLite's own locks on it (fcntl(2),
+"Advisory record locking"), so nothing here opens that file while SQLite has it open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from broker.errors import StoreInUse, StoreUnavailable
+
+DATABASE = "store.db"
+_LOCK = "store.lock"
+_SQLITE_FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
+
+
+class DirectoryLock:
+    """The right to use a store directory, until `release` or the end of the process."""
+
+    def __init__(self, directory: Path) -> None:
+        """Takes the lock. Raises StoreInUse, which names the process that has it, and StoreUnavailable."""
+        try:
+            self._descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as failure:
+            raise StoreUnavailable(f"the store's lock in {directory} can't be made ({failure.strerror})") from failure
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as failure:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise StoreInUse(
+                f"another broker (process {holder or 'unknown'}) has the store {directory} open: "
+                "stop it, or give this one a store directory of its own"
+            ) from failure
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Gives it up; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def make_directory(directory: Path) -> None:
+    """Makes the directory with mode 0700, or checks one that is there. Raises StoreUnavailable when others may write to it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = directory.stat().st_mode
+    except OSError as failure:
+        raise StoreUnavailable(f"the store directory {directory} can't be used ({failure.strerror})") from failure
+    if mode & 0o022:
+        raise StoreUnavailable(
+            f"the store directory {directory} may be written by others (mode {mode & 0o777:04o}): chmod 700 it"
+        )
+
+
+def make_database_file(directory: Path) -> Path:
+    """The path of the database, made empty when missing; mode 0600 for it and for what SQLite puts beside it.
+
+    SQLite gives its log the mode of the database (https://www.sqlite.org/src/file/src/os_unix.c, findCreateFileMode).
+    """
+    path = directory / DATABASE
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        for name in _SQLITE_FILES:
+            if (directory / name).exists():
+                (directory / name).chmod(0o600)
+        _sync(directory)
+    except OSError as failure:
+        raise StoreUnavailable(f"the store file {path} can't be opened ({failure.strerror})") from failure
+    return path
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""Lists and counts of leases, read beside the writer. Each function is the work of one scan of the reader."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+
+from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState
+from broker.store.protocol import Tally
+from broker.store.sqlite.cipher import Cipher, LeaseRow
+from broker.store.sqlite.due import Which, numbers_in
+from broker.store.sqlite.intents import as_json
+from broker.store.sqlite.queries import SQL
+
+_COMMON_STATES = frozenset({LeaseState.ACTIVE, LeaseState.GONE})
+"""Most rows are in these; so lists by number go through the table instead of gathering a whole run of an index."""
+
+
+def prepared(db: sqlite3.Connection, cipher: Cipher, path: str, limit: int, *, after: LeaseNumber) -> Sequence[Lease]:
+    """See `Store.prepared`."""
+    return _leases(db, cipher, "prepared", {"family": cipher.family(path), "after": after, "limit": limit})
+
+
+def unsettled(db: sqlite3.Connection, cipher: Cipher, limit: int) -> Sequence[Lease]:
+    """See `Store.unsettled`."""
+    return _leases(db, cipher, "unsettled", {"limit": limit})
+
+
+def leases_in(
+    db: sqlite3.Connection, cipher: Cipher, states: Collection[LeaseState], *, after: LeaseNumber, limit: int
+) -> Sequence[Lease]:
+    """See `Store.leases_in`."""
+    found: list[int] = []
+    for state in _COMMON_STATES.intersection(states):
+        rows = db.execute(SQL["leases_in_common_state"], {"state": int(state), "after": after, "limit": limit})
+        found += (row[0] for row in rows)
+    if rare := set(states) - _COMMON_STATES:
+        found += numbers_in(db, Which(rare), after=after, limit=limit)
+    return _leases(db, cipher, "leases", {"numbers": as_json(sorted(found)[:limit])})
+
+
+def numbers_of_path(db: sqlite3.Connection, family: int, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
+    """Numbers of live leases of one path, in order."""
+    rows = db.execute(SQL["numbers_of_family"], {"family": family, "after": after, "limit": limit})
+    return [LeaseNumber(number) for (number,) in rows]
+
+
+def live_paths(db: sqlite3.Connection, cipher: Cipher) -> Sequence[str]:
+    """See `Store.list_paths`."""
+    return sorted(cipher.open_path(*row) for row in db.execute(SQL["live_paths"]))
+
+
+def pool_paths(db: sqlite3.Connection, cipher: Cipher) -> Sequence[str]:
+    """See `Store.list_pools`."""
+    return sorted(cipher.open_path(*row) for row in db.execute(SQL["pool_paths"]))
+
+
+def pool_size(db: sqlite3.Connection, family: int) -> int:
+    """See `Store.pool_size`."""
+    return int(db.execute(SQL["pool_size"], {"family": family}).fetchone()[0])
+
+
+def tally(db: sqlite3.Connection, connection: ConnectionNumber | None) -> Tally:
+    """See `Store.tally`."""
+    rows = (
+        db.execute(SQL["tally"]) if connection is None else db.execute(SQL["tally_of_connection"], {"connection": connection})
+    )
+    return Tally(by_state={LeaseState(state): count for state, count in rows})
+
+
+def _leases(db: sqlite3.Connection, cipher: Cipher, query: str, parameters: Mapping[str, object]) -> Sequence[Lease]:
+    return cipher.open_sound_leases(LeaseRow(*row) for row in db.execute(SQL[query], parameters))

@@ -1,0 +1,252 @@
+-- Every statement of the store, by name. `:numbers` is a JSON array; `:expect` is a set of states, as bits.
+-- "token <> 0 AND state IN (0, 3, 4, 5)" is the predicate of partial indexes: SQLite uses them only where it stands word for word.
+-- 9223372036854775807 stands for "no end".
+
+-- name: reserve
+INSERT INTO lease (number, state, due, connection, token, family, ask, facts, password)
+SELECT :number, 0, :due, :connection, :token, :family, :ask, :facts, :password
+WHERE EXISTS (
+    SELECT 1 FROM token
+    WHERE number = :token AND (expires IS NULL OR expires > :now) AND (:per_token = 0 OR live < :per_token)
+) AND (
+    :per_role = 0 OR (SELECT live FROM path WHERE family = :family) < :per_role
+) AND NOT EXISTS (SELECT 1 FROM lease WHERE ask = :ask);
+
+-- name: prepare
+INSERT INTO lease (number, state, due, connection, token, family, facts, password)
+VALUES (:number, 1, :due, :connection, 0, :family, :facts, :password);
+
+-- name: hand_out
+UPDATE lease
+SET state = 3, attempts = 0, unsettled = 1, token = :token, ask = :ask, facts = :facts, password = :password,
+    due = min(:due, (SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = :token))
+WHERE number = :number AND state = 2 AND family = :family AND EXISTS (
+    SELECT 1 FROM token
+    WHERE number = :token AND (expires IS NULL OR expires > :now) AND (:per_token = 0 OR live < :per_token)
+) AND (
+    :per_role = 0 OR (SELECT live FROM path WHERE family = :family) < :per_role
+) AND NOT EXISTS (SELECT 1 FROM lease WHERE ask = :ask);
+
+-- name: why_refused
+SELECT
+    NOT EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now)) AS token_ended,
+    EXISTS (SELECT 1 FROM lease WHERE ask = :ask) AS asked_before,
+    :per_role <> 0 AND coalesce((SELECT live FROM path WHERE family = :family), 0) >= :per_role AS role_limit,
+    :per_token <> 0 AND coalesce((SELECT live FROM token WHERE number = :token), 0) >= :per_token AS token_limit;
+
+-- name: move
+-- A lease that becomes or stays active ends with its token; one whose token has ended is due at once.
+UPDATE lease
+SET state = :to, stage = :stage, attempts = :attempts,
+    due = CASE WHEN :to = 3 AND token <> 0
+        THEN min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now))
+        ELSE :due END,
+    ask = CASE WHEN :to IN (0, 3) THEN ask END, unsettled = CASE WHEN :to = 3 THEN unsettled ELSE 0 END,
+    password = CASE WHEN :to <= 3 THEN password END
+WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
+    :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
+);
+
+-- name: move_with_facts
+UPDATE lease
+SET state = :to, stage = :stage, attempts = :attempts, facts = :facts,
+    due = CASE WHEN :to = 3 AND token <> 0
+        THEN min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now))
+        ELSE :due END,
+    ask = CASE WHEN :to IN (0, 3) THEN ask END, unsettled = CASE WHEN :to = 3 THEN unsettled ELSE 0 END,
+    password = CASE WHEN :to <= 3 THEN :password END
+WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
+    :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
+);
+
+-- name: places
+-- The clear columns that sealed values are bound to.
+SELECT number, connection, token, family FROM lease WHERE number IN (SELECT value FROM json_each(:numbers));
+
+-- name: lease
+SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease WHERE number = :number;
+
+-- name: asked
+SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease WHERE ask = :ask;
+
+-- name: free_ask
+UPDATE lease SET ask = NULL WHERE ask = :ask;
+
+-- name: prepared
+SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
+WHERE family = :family AND state IN (1, 2) AND state = 2 AND number > :after ORDER BY number LIMIT :limit;
+
+-- name: pool_size
+SELECT count(*) FROM lease WHERE family = :family AND state IN (1, 2);
+
+-- name: settle
+UPDATE lease SET unsettled = 0 WHERE number IN (SELECT value FROM json_each(:numbers)) AND unsettled = 1;
+
+-- name: unsettled
+SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
+WHERE unsettled = 1 ORDER BY number LIMIT :limit;
+
+-- name: connections
+-- The connections that have leases, found by one index seek each.
+WITH RECURSIVE seen (connection) AS (
+    SELECT min(connection) FROM lease
+    UNION ALL
+    SELECT (SELECT min(connection) FROM lease WHERE connection > seen.connection) FROM seen WHERE seen.connection IS NOT NULL
+)
+SELECT connection FROM seen WHERE connection IS NOT NULL;
+
+-- name: due
+SELECT due, number FROM lease WHERE connection = :connection AND state = :state AND due <= :until ORDER BY due LIMIT :limit;
+
+-- name: claim
+UPDATE lease SET epoch = epoch + 1, due = :due WHERE number IN (SELECT value FROM json_each(:numbers));
+
+-- name: leases
+SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
+WHERE number IN (SELECT value FROM json_each(:numbers)) ORDER BY number;
+
+-- name: first_due
+SELECT min(due) FROM lease WHERE connection = :connection AND state = :state;
+
+-- name: hasten
+UPDATE lease SET due = :now WHERE number IN (
+    SELECT number FROM lease WHERE connection = :connection AND state = :state AND due > :now LIMIT :limit
+);
+
+-- name: end_family
+UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
+    SELECT number FROM lease
+    WHERE family = :family AND token <> 0 AND state IN (0, 3, 4, 5) AND state = 3 AND number > :after
+    ORDER BY number LIMIT :limit
+) RETURNING number;
+
+-- name: numbers_of_family
+SELECT number FROM lease
+WHERE family = :family AND token <> 0 AND state IN (0, 3, 4, 5) AND number > :after ORDER BY number LIMIT :limit;
+
+-- name: leases_in_common_state
+-- For states that most rows are in: by number, past the others.
+SELECT number FROM lease WHERE state = :state AND number > :after ORDER BY number LIMIT :limit;
+
+-- name: leases_in_rare_state
+-- For states that few rows are in: all of them, from the index alone.
+SELECT number FROM lease
+WHERE connection = :connection AND state = :state AND number > :after ORDER BY number LIMIT :limit;
+
+-- name: tally
+SELECT state, count(*) FROM lease GROUP BY state;
+
+-- name: tally_of_connection
+SELECT state, count(*) FROM lease WHERE connection = :connection GROUP BY state;
+
+-- name: remove_leases
+DELETE FROM lease WHERE number IN (SELECT value FROM json_each(:numbers));
+
+-- name: keep_highest
+-- The highest number stays known when its row goes.
+UPDATE counter SET value = max(
+    value, coalesce((SELECT max(number) FROM lease), 0), coalesce((SELECT max(number) FROM token), 0)
+) WHERE name = 'number';
+
+-- name: highest
+SELECT max(
+    coalesce((SELECT max(value) FROM counter), 0),
+    coalesce((SELECT max(number) FROM lease), 0),
+    coalesce((SELECT max(number) FROM token), 0)
+);
+
+-- name: path_known
+SELECT 1 FROM path WHERE family = :family;
+
+-- name: add_path
+INSERT INTO path (family, path) VALUES (:family, :path);
+
+-- name: live_paths
+SELECT family, path FROM path WHERE live > 0;
+
+-- name: pool_paths
+SELECT family, path FROM path WHERE EXISTS (SELECT 1 FROM lease WHERE family = path.family AND state IN (1, 2));
+
+-- name: remove_idle_paths
+DELETE FROM path WHERE live = 0 AND NOT EXISTS (SELECT 1 FROM lease WHERE family = path.family AND state IN (1, 2));
+
+-- name: add_token
+INSERT INTO token (number, parent, expires, uses, facts)
+SELECT :number, :parent, :expires, :uses, :facts
+WHERE :parent = 0 OR EXISTS (SELECT 1 FROM token WHERE number = :parent AND (expires IS NULL OR expires > :now));
+
+-- name: token
+SELECT number, parent, expires, uses, facts FROM token WHERE number = :number AND (expires IS NULL OR expires > :now);
+
+-- name: tokens
+SELECT number, parent, expires, uses, facts FROM token
+WHERE number > :after AND (expires IS NULL OR expires > :now) ORDER BY number LIMIT :limit;
+
+-- name: renew_token
+UPDATE token SET expires = :expires, facts = :facts WHERE number = :number;
+
+-- name: clamp_leases
+UPDATE lease SET due = :until
+WHERE token = :token AND token <> 0 AND state IN (0, 3, 4, 5) AND state = 3 AND due > :until;
+
+-- name: end_leases_of_tokens
+UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL
+WHERE token IN (SELECT value FROM json_each(:numbers)) AND token <> 0 AND state IN (0, 3, 4, 5) AND state = 3;
+
+-- name: use_token
+UPDATE token SET uses = uses - 1
+WHERE number = :number AND uses > 0 AND (expires IS NULL OR expires > :now) RETURNING uses;
+
+-- name: with_children
+WITH RECURSIVE doomed (number) AS (
+    SELECT token.number FROM json_each(:numbers) JOIN token ON token.number = json_each.value
+    UNION
+    SELECT token.number FROM doomed JOIN token ON token.parent = doomed.number AND token.parent <> 0
+)
+SELECT number FROM doomed ORDER BY number;
+
+-- name: children
+SELECT number, parent, expires, uses, facts FROM token
+WHERE parent IN (SELECT value FROM json_each(:numbers)) AND parent <> 0;
+
+-- name: orphan
+UPDATE token SET parent = 0, facts = :facts WHERE number = :number;
+
+-- name: remove_tokens
+DELETE FROM token WHERE number IN (SELECT value FROM json_each(:numbers));
+
+-- name: expired_tokens
+SELECT number FROM token WHERE expires IS NOT NULL AND expires <= :now ORDER BY expires LIMIT :limit;
+
+-- name: next_token_end
+SELECT min(expires) FROM token WHERE expires IS NOT NULL;
+
+-- name: next_revision
+UPDATE counter SET value = value + 1 WHERE name = 'revision' RETURNING value;
+
+-- name: add_document
+INSERT INTO document (number, handle, revision, label, body) VALUES (:number, :handle, :revision, :label, :body);
+
+-- name: document_number
+SELECT number FROM document WHERE handle = :handle AND deleted = 0;
+
+-- name: document
+SELECT number, revision, deleted, label, body FROM document WHERE number = :number;
+
+-- name: change_document
+UPDATE document SET revision = :revision, body = :body WHERE number = :number;
+
+-- name: delete_document
+UPDATE document SET revision = :revision, deleted = 1 WHERE number = :number;
+
+-- name: purge_document
+DELETE FROM document WHERE number = :number AND deleted = 1;
+
+-- name: changes
+SELECT number, revision, deleted, label, body FROM document WHERE revision > :revision ORDER BY revision;
+
+-- name: vital
+SELECT sealed FROM vital WHERE name = :name;
+
+-- name: keep_vital
+INSERT INTO vital (name, sealed) VALUES (:name, :sealed) ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed;

@@ -1,0 +1,93 @@
+"""Tokens. One that has ended is a row that is gone. Each function is the work of one operation of the writer, or a scan."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import structlog
+
+from broker.errors import SealBroken
+from broker.model import Token, TokenFacts, TokenNumber
+from broker.store.protocol import TokenEnd
+from broker.store.sqlite.cipher import Cipher, TokenRow
+from broker.store.sqlite.intents import as_json
+from broker.store.sqlite.queries import SQL
+
+_log = structlog.get_logger(__name__)
+
+
+def add_token(db: sqlite3.Connection, now_ms: int, cipher: Cipher, token: Token, ttl_s: int | None) -> bool:
+    """See `Store.add_token`."""
+    expires = None if ttl_s is None else now_ms + ttl_s * 1000
+    values = {
+        "number": token.number,
+        "parent": token.parent,
+        "expires": expires,
+        "uses": token.uses_left,
+        "facts": cipher.seal_token(token.number, expires, token.facts, token.digest),
+        "now": now_ms,
+    }
+    return db.execute(SQL["add_token"], values).rowcount == 1
+
+
+def renew_token(
+    db: sqlite3.Connection, now_ms: int, cipher: Cipher, number: TokenNumber, *, ttl_s: int, facts: TokenFacts
+) -> bool:
+    """See `Store.renew_token`."""
+    row = db.execute(SQL["token"], {"number": number, "now": now_ms}).fetchone()
+    if row is None:
+        return False
+    digest, expires = cipher.open_token(TokenRow(*row)).digest, now_ms + ttl_s * 1000
+    sealed = cipher.seal_token(number, expires, facts, digest)
+    db.execute(SQL["renew_token"], {"number": number, "expires": expires, "facts": sealed})
+    db.execute(SQL["clamp_leases"], {"token": number, "until": expires})
+    return True
+
+
+def use_token(db: sqlite3.Connection, now_ms: int, number: TokenNumber) -> int | None:
+    """See `Store.use_token`."""
+    rows = db.execute(SQL["use_token"], {"number": number, "now": now_ms}).fetchall()
+    return int(rows[0][0]) if rows else None
+
+
+def end_tokens(
+    db: sqlite3.Connection, now_ms: int, cipher: Cipher, numbers: Collection[TokenNumber], *, children: TokenEnd
+) -> Sequence[TokenNumber]:
+    """See `Store.end_tokens`."""
+    if children is TokenEnd.ORPHAN_CHILDREN:
+        _orphan_children(db, cipher, numbers)
+    # What has no children left, ends alone.
+    doomed = [TokenNumber(row[0]) for row in db.execute(SQL["with_children"], {"numbers": as_json(numbers)})]
+    if doomed:
+        doomed_json = as_json(doomed)
+        db.execute(SQL["end_leases_of_tokens"], {"numbers": doomed_json, "now": now_ms})
+        db.execute(SQL["keep_highest"])
+        db.execute(SQL["remove_tokens"], {"numbers": doomed_json})
+    return doomed
+
+
+def end_expired_tokens(db: sqlite3.Connection, now_ms: int, cipher: Cipher, limit: int) -> Sequence[TokenNumber]:
+    """See `Store.end_expired_tokens`."""
+    expired = [TokenNumber(row[0]) for row in db.execute(SQL["expired_tokens"], {"now": now_ms, "limit": limit})]
+    return end_tokens(db, now_ms, cipher, expired, children=TokenEnd.WITH_CHILDREN)
+
+
+def list_tokens(db: sqlite3.Connection, now_ms: int, cipher: Cipher, *, after: TokenNumber, limit: int) -> Sequence[Token]:
+    """See `Store.tokens`. One that does not open is left out and logged: it is refused wherever it is used."""
+    tokens = []
+    for row in db.execute(SQL["tokens"], {"after": after, "limit": limit, "now": now_ms}):
+        try:
+            tokens.append(cipher.open_token(TokenRow(*row)))
+        except SealBroken as broken:
+            _log.error("a token does not open and was passed over: revoke it by number", token=row[0], reason=str(broken))
+    return tokens
+
+
+def _orphan_children(db: sqlite3.Connection, cipher: Cipher, numbers: Collection[TokenNumber]) -> None:
+    for row in db.execute(SQL["children"], {"numbers": as_json(numbers)}).fetchall():
+        child = cipher.open_token(TokenRow(*row))
+        if child.number not in numbers:
+            facts = cipher.seal_token(child.number, child.expires_ms, replace(child.facts, orphan=True), child.digest)
+            db.execute(SQL["orphan"], {"number": child.number, "facts": facts})

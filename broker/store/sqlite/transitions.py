@@ -1,0 +1,62 @@
+"""Leases that are there already, moved from state to state. Each function is the work of one operation of the writer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from broker.model import LeaseNumber, LeaseState
+from broker.store.protocol import Move
+from broker.store.sqlite.cipher import Cipher, Place
+from broker.store.sqlite.intents import as_json, places_of
+from broker.store.sqlite.queries import SQL
+
+
+def move(db: sqlite3.Connection, now_ms: int, cipher: Cipher, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
+    """See `Store.move`."""
+    places = places_of(db, (one.number for one in moves if one.facts is not None))
+    return frozenset(one.number for one in moves if _moved(db, now_ms, cipher, one, places.get(one.number)))
+
+
+def settle(db: sqlite3.Connection, _now_ms: int, numbers: Collection[LeaseNumber]) -> None:
+    """See `Store.settle`."""
+    db.execute(SQL["settle"], {"numbers": as_json(numbers)})
+
+
+def free_ask(db: sqlite3.Connection, _now_ms: int, ask_key: bytes) -> None:
+    """See `Store.free_ask`."""
+    db.execute(SQL["free_ask"], {"ask": ask_key})
+
+
+def end_family(db: sqlite3.Connection, now_ms: int, family: int, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
+    """Moves active leases of one path beyond `after` to revoking; answers which, in order."""
+    rows = db.execute(SQL["end_family"], {"now": now_ms, "family": family, "after": after, "limit": limit})
+    return sorted(LeaseNumber(number) for (number,) in rows)
+
+
+def states_as_bits(states: Collection[LeaseState]) -> int:
+    """A set of states as the queries take it."""
+    bits = 0
+    for state in states:
+        bits |= 1 << state
+    return bits
+
+
+def _moved(db: sqlite3.Connection, now_ms: int, cipher: Cipher, one: Move, place: Place | None) -> bool:
+    values: dict[str, object] = {
+        "number": one.number,
+        "expect": states_as_bits(one.expect),
+        "to": int(one.to),
+        "stage": int(one.stage),
+        "attempts": one.attempts,
+        "due": now_ms + one.due_in_ms,
+        "epoch": one.epoch,
+        "token": one.token,
+        "now": now_ms,
+    }
+    if one.facts is None:
+        return db.execute(SQL["move"], values).rowcount == 1
+    if place is None:
+        return False
+    values["facts"], values["password"] = cipher.seal_lease(place, one.facts)
+    return db.execute(SQL["move_with_facts"], values).rowcount == 1
