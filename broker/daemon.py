@@ -24,8 +24,9 @@ from broker.catalog.engines import OpenEngines
 from broker.clock import Clock, SystemClock
 from broker.config import Config
 from broker.engines.guard import Guard
-from broker.engines.protocol import Engine, Origin
+from broker.engines.protocol import Engine, Health, Origin
 from broker.engines.registry import Registry
+from broker.errors import BrokerError, StoreUnavailable
 from broker.identity.cache import TokenCache
 from broker.identity.callers import Callers
 from broker.identity.gate import Gate
@@ -47,7 +48,7 @@ from broker.leases.tidy import Tidier
 from broker.leases.users import Markers
 from broker.leases.witness import Witness
 from broker.metrics import Metrics
-from broker.model import LeaseNumber
+from broker.model import LeaseNumber, LeaseState
 from broker.seal.keyring import Purpose
 from broker.seal.providers import KeyProvider, create_key_file
 from broker.seal.settings import key_path, provider
@@ -55,6 +56,7 @@ from broker.secret import Secret, random_bytes
 from broker.server.app import Services, make_app
 from broker.server.listen import Listener, listen
 from broker.store.protocol import AuditHead, Store
+from broker.store.sqlite.peek import exists
 from broker.store.sqlite.store import SqliteStore
 
 log = structlog.get_logger(__name__)
@@ -147,14 +149,10 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
     opened.push_async_callback(trail.close)
     scribe = Scribe(Hasher(keyring.subkey(Purpose.AUDIT)))
     numbers, ids = Numbers(clock, above=highest), PublicIds(keyring.subkey(Purpose.LEASE_ID))
-    registry = Registry(config.engines)
-    origin = Origin(broker=sqlite.broker_id, boot=random_bytes(6).hex())
+    registry = Registry.installed(config.engines.allowed_distributions)
+    origin = Origin(broker=sqlite.broker_id, boot=_new_boot())
 
-    def build_engine(connection: Connection) -> Engine:
-        engine = registry.plugin(connection.plugin_name)(connection.name, connection.details, origin)
-        return Guard(seams.engine(engine), connection.name, config.engines, metrics)
-
-    catalog = Catalog(store, registry, OpenEngines(build_engine))
+    catalog = Catalog(store, registry, OpenEngines(_engine_builder(config, seams, registry, origin, metrics, clock)))
     opened.push_async_callback(catalog.close)
     await catalog.refresh()
 
@@ -178,7 +176,12 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
     callers = Callers(store, scribe, keyring.subkey(Purpose.TOKEN), cache)
     tokens = Tokens(
         TokenParts(
-            store=store, numbers=numbers, ids=ids, callers=callers, settings=config.tokens, on_ended=lambda: parts.wake_expiry()
+            store=store,
+            numbers=numbers,
+            ids=ids,
+            callers=callers,
+            settings=config.tokens,
+            on_ended=lambda: parts.wake_expiry(),  # noqa: PLW0108 - it is set later
         )
     )
     if highest == 0:
@@ -237,12 +240,28 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
     return daemon
 
 
+def _new_boot() -> str:
+    return random_bytes(6).hex()
+
+
+def _engine_builder(
+    config: Config, seams: Seams, registry: Registry, origin: Origin, metrics: Metrics, clock: Clock
+) -> Callable[[Connection], Guard]:
+    def build(connection: Connection) -> Guard:
+        plugin = registry.plugin(connection.plugin_name)
+        engine = plugin(connection.name, connection.details, origin)
+        secrets = [Secret(str(connection.details[name])) for name in plugin.secret_fields if connection.details.get(name)]
+        return Guard(seams.engine(engine), connection.name, config.engines, metrics, clock, secrets)
+
+    return build
+
+
 def _master_key(config: Config, seams: Seams) -> bytes:
     directory = config.store.directory
     if seams.key is not None:
         return seams.key.master_key()
     path = key_path(config.seal, directory)
-    if config.seal.provider == "file" and not path.exists() and SqliteStore.absent(directory):
+    if config.seal.provider == "file" and not path.exists() and not exists(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_key_file(path)
         log.info("made a new master key; keep a copy elsewhere, without it the store can't be opened", path=str(path))
@@ -250,11 +269,8 @@ def _master_key(config: Config, seams: Seams) -> bytes:
 
 
 async def _open_trail(config: Config, seams: Seams, store: Store, key: bytes, clock: Clock) -> Trail:
-    device: AuditDevice
-    if config.audit.device == "stdout":
-        device = StdoutDevice()
-    else:
-        device = FileDevice(config.audit.path or config.store.directory / "audit.log")
+    path = config.audit.path or config.store.directory / "audit.log"
+    device: AuditDevice = StdoutDevice() if config.audit.device == "stdout" else FileDevice(path)
     trail = await Trail.open(
         seams.device(device),
         key,
@@ -282,6 +298,46 @@ def _root_token_keeper(path: Path) -> Callable[[Secret], None]:
         log.warning("wrote the root token; move it to a safe place", path=str(path))
 
     return keep
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a stopped broker's store and databases look like."""
+
+    live: int
+    stuck: int
+    connections: dict[str, Health | BrokerError]
+
+
+async def examine(config: Config) -> Examined:
+    """Opens a stopped broker's store, asks every connection how it is, and lets go of both.
+
+    Raises what `start` does. A missing store or key is not made.
+    """
+    clock = SystemClock()
+    directory = config.store.directory
+    if not exists(directory):
+        raise StoreUnavailable(f"there is no store in {directory} yet: the first start makes it")
+    store = await SqliteStore.open(directory, provider(config.seal, directory).master_key(), clock)
+    registry = Registry.installed(config.engines.allowed_distributions)
+    origin = Origin(broker=store.broker_id, boot=_new_boot())
+    catalog = Catalog(store, registry, OpenEngines(_engine_builder(config, Seams(), registry, origin, Metrics(), clock)))
+    try:
+        await catalog.refresh()
+        tally = await store.tally()
+        health = {connection.name: await _health(catalog, connection) for connection in catalog.connections()}
+        live = sum(tally[state] for state in (LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK))
+        return Examined(live, tally[LeaseState.STUCK], health)
+    finally:
+        await catalog.close()
+        await store.close()
+
+
+async def _health(catalog: Catalog, connection: Connection) -> Health | BrokerError:
+    try:
+        return await (await catalog.engine_for(connection)).health()
+    except BrokerError as error:
+        return error
 
 
 async def serve(config: Config, seams: Seams | None = None, *, started: Callable[[Daemon], None] = lambda _: None) -> None:

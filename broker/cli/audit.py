@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from broker.audit.chain import Head
 from broker.audit.verify import Report, verify
+from broker.cli.serve import DEFAULT_CONFIG
 from broker.errors import InvalidRequest
 
 INTACT, BROKEN = 0, 1
 """Exit codes of `broker audit verify`."""
+
+
+app = typer.Typer(name="audit", help="The audit log.", no_args_is_help=True)
+
+
+@app.callback()
+def audit() -> None:
+    """The audit log."""
+
+
+@app.command("verify")
+def verify_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="The log's files, the oldest first; the configured one unless given.")
+    ] = None,
+    config: Annotated[Path, typer.Option(help="The configuration: where store and key are.")] = DEFAULT_CONFIG,
+) -> None:
+    """Checks the chain and names the first line that breaks it, a cut-off tail included; may run beside the broker."""
+    from broker.config import load  # noqa: PLC0415 - a command loads its room when it is called
+    from broker.seal.keyring import Purpose  # noqa: PLC0415
+    from broker.seal.settings import provider  # noqa: PLC0415
+    from broker.store.sqlite.peek import peek  # noqa: PLC0415
+
+    settings = load(config)
+    directory = settings.store.directory
+    peeked = peek(directory, provider(settings.seal, directory).master_key())
+    paths = files or [settings.audit.path or directory / "audit.log"]
+    report = verify_files(paths, peeked.keyring.subkey(Purpose.AUDIT), peeked.head)
+    raise typer.Exit(conclude(report, Console()))
 
 
 def verify_files(paths: Sequence[Path], key: bytes, head: Head | None) -> Report:

@@ -21,7 +21,7 @@ from broker.leases.witness import Witness
 from broker.model import Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move
 
-_HOLD_MS = 120_000
+_HOLD_MS = 900_000
 _BUSY_AGAIN_MS = 500
 _ENGINE_AGAIN_MS = 5_000
 _GIVE_WAY_S = 0.005

@@ -20,7 +20,7 @@ from broker.model import Lease, LeaseFacts, LeaseNumber, LeaseState, Stage
 from broker.secret import random_below
 from broker.store.protocol import Move
 
-_HOLD_MS = 120_000
+_HOLD_MS = 900_000
 """How long a claim of due work holds: longer than the stages of one batch may take together."""
 _ROWS_BETWEEN_YIELDS = 50
 _JITTER_STEPS = 1_000

@@ -1,0 +1,136 @@
+"""`broker doctor`: what is installed, configured and reachable, and what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import sqlite3
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker import __version__
+from broker.cli import exits
+from broker.cli.serve import DEFAULT_CONFIG
+from broker.config import Config, load
+from broker.errors import BrokerError, ConfigError
+
+_DISTRIBUTION = "db-credential-broker"
+_LIBRARIES = ("aiohttp", "apscheduler", "asyncpg", "cryptography", "structlog", "uvloop")
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    GOOD = "ok"
+    NOTE = "note"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    verdict: Verdict
+    subject: str
+    text: str
+
+
+def doctor(
+    config: Annotated[Path, typer.Option(help="The configuration to check.")] = DEFAULT_CONFIG,
+) -> None:
+    """Checks versions, plugins, configuration, store, key and permissions; with the daemon stopped, each connection too."""
+    findings = [*versions(), *import_clash(), *plugins(), *_configured(config)]
+    for finding in findings:
+        typer.echo(f"{finding.verdict:<5} {finding.subject:<28} {finding.text}")
+    if any(finding.verdict is Verdict.BAD for finding in findings):
+        raise typer.Exit(exits.FAILED)
+
+
+def versions() -> Iterator[Finding]:
+    """The program, the interpreter and the libraries it stands on."""
+    yield Finding(Verdict.GOOD, "broker", __version__)
+    yield Finding(Verdict.GOOD, "python", f"{platform.python_version()} ({platform.system()})")
+    yield Finding(Verdict.GOOD, "sqlite", sqlite3.sqlite_version)
+    for library in _LIBRARIES:
+        try:
+            yield Finding(Verdict.GOOD, library, importlib.metadata.version(library))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(Verdict.NOTE, library, "not installed")
+
+
+def import_clash() -> Iterator[Finding]:
+    """Whether the import `broker` is ours alone: two other packages install one of the same name."""
+    owners = sorted(set(importlib.metadata.packages_distributions().get("broker", ())) | {_DISTRIBUTION})
+    if owners == [_DISTRIBUTION]:
+        yield Finding(Verdict.GOOD, "import", f"broker belongs to {_DISTRIBUTION}")
+    else:
+        yield Finding(
+            Verdict.BAD, "import", f"broker is claimed by {', '.join(owners)}: install into an environment of its own"
+        )
+
+
+def plugins() -> Iterator[Finding]:
+    """Every engine plugin that is installed, and the state of each."""
+    from broker.engines.registry import Registry  # noqa: PLC0415 - scans the installed distributions
+
+    states = Registry.installed().list_plugins()
+    if not states:
+        yield Finding(Verdict.BAD, "plugins", "none installed: no database can be spoken to")
+    for state in states:
+        verdict = Verdict.BAD if state.reason else Verdict.GOOD
+        yield Finding(verdict, state.plugin_name, state.reason or f"from {', '.join(state.distributions)}")
+
+
+def _configured(path: Path) -> Iterator[Finding]:
+    try:
+        config = load(path)
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            yield Finding(Verdict.BAD, "config", mistake)
+        return
+    yield Finding(Verdict.GOOD, "config", str(path))
+    yield from _state(config)
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    directory = config.store.directory
+    if not directory.exists():
+        yield Finding(Verdict.NOTE, "store", f"{directory} does not exist yet: the first start makes it")
+        return
+    yield from _permissions(directory)
+    try:
+        yield from asyncio.run(_opened(config))
+    except BrokerError as error:
+        yield Finding(Verdict.BAD, "store", str(error))
+
+
+def _permissions(directory: Path) -> Iterator[Finding]:
+    for path in (directory, *sorted(directory.iterdir())):
+        mode = path.lstat().st_mode
+        if stat.S_IMODE(mode) & 0o077 and not stat.S_ISSOCK(mode):
+            yield Finding(Verdict.BAD, "permissions", f"{path} is open to others ({stat.S_IMODE(mode):04o}): chmod go= it")
+        elif path.lstat().st_uid != os.geteuid():
+            yield Finding(Verdict.NOTE, "permissions", f"{path} belongs to another user than the one running this")
+    yield Finding(Verdict.GOOD, "permissions", f"{directory} looked through")
+
+
+async def _opened(config: Config) -> list[Finding]:
+    from broker.daemon import examine  # noqa: PLC0415 - loads every room
+
+    found = await examine(config)
+    findings = [Finding(Verdict.GOOD, "store", f"opens with its key; {found.live} live leases, {found.stuck} stuck")]
+    for name, health in found.connections.items():
+        if isinstance(health, BrokerError):
+            findings.append(Finding(Verdict.BAD, f"connection {name}", str(health)))
+        else:
+            words = "writable" if health.writable else "read-only"
+            findings.append(Finding(Verdict.GOOD, f"connection {name}", f"{health.version}, {words}"))
+    return findings
