@@ -1,0 +1,189 @@
+"""What every engine gets from outside: a time limit, a breaker, metrics, and errors without secrets. Engines stay naive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from broker.clock import Clock
+from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Traits, User
+from broker.engines.settings import EngineSettings
+from broker.engines.watch import Verdict, Watch, health_verdict
+from broker.errors import DatabaseUnavailable, EngineError, LimitExceeded
+from broker.metrics import Metrics
+from broker.model import Terms, UserName
+from broker.secret import Secret
+
+_LISTED_AT_ONCE = 500
+_LOG = structlog.get_logger(__name__)
+
+
+class Guard:
+    """Wraps one connection's engine and meets `Engine` itself.
+
+    Beyond the protocol it raises `DatabaseUnavailable` at once while the breaker is open, and for a verb over its time limit
+    (which may have been done: nothing may be assumed); and `LimitExceeded` from `create`. Batch verbs answer for every user,
+    in the order asked. No lock: calls run side by side, as many as the engine takes.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        settings: EngineSettings,
+        metrics: Metrics,
+        clock: Clock,
+        secrets: Sequence[Secret] = (),
+    ) -> None:
+        """Guards `engine` as the connection `name`; `secrets` are the connection's own, and no error shows them."""
+        self._engine = engine
+        self._name = name
+        self._settings = settings
+        self._watch = Watch(engine, name, settings, metrics, clock, secrets)
+        self._creating = 0
+
+    @property
+    def traits(self) -> Traits:
+        """See `Engine.traits`."""
+        return self._engine.traits
+
+    async def open(self) -> Health:
+        """See `Engine.open`; after failures it is the breaker's probe, like any other call."""
+        return await self._watch.call("open", self._settings.connect_timeout_s, self._engine.open, (), health_verdict)
+
+    async def close(self) -> None:
+        """See `Engine.close`; ends after the connect limit at the latest, whatever the engine does."""
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await self._engine.close()
+        except Exception as error:  # noqa: BLE001 - closing never raises
+            _LOG.warning("engine did not close cleanly", connection=self._name, error=type(error).__name__)
+
+    async def health(self) -> Health:
+        """See `Engine.health`."""
+        return await self._watch.call("health", self._settings.connect_timeout_s, self._engine.health, (), health_verdict)
+
+    def user_name(self, display_name: str, role: str) -> UserName:
+        """See `Engine.user_name`."""
+        return self._watch.clean_at_once("user_name", partial(self._engine.user_name, display_name, role))
+
+    async def new_password(self) -> Password:
+        """See `Engine.new_password`; no database is asked, so the breaker does not matter."""
+        return await self._watch.clean("new_password", self._engine.new_password)
+
+    def check_terms(self, terms: Terms) -> Sequence[str]:
+        """See `Engine.check_terms`."""
+        return self._watch.clean_at_once("check_terms", partial(self._engine.check_terms, terms))
+
+    async def create(self, order: NewUser) -> str:
+        """See `Engine.create`. Raises `LimitExceeded` while `max_in_flight` users are being made on this connection."""
+        limit = self._settings.max_in_flight
+        if self._creating >= limit:
+            raise LimitExceeded(
+                f"{limit} users are being made on connection {self._name} already (engines.max_in_flight)",
+                limit="max_in_flight",
+            )
+        self._creating += 1
+        try:
+            run = partial(self._engine.create, order)
+            return await self._watch.call("create", self._settings.issue_timeout_s, run, _secrets_of([order]))
+        finally:
+            self._creating -= 1
+
+    async def prepare(self, orders: Sequence[NewUser]) -> Sequence[Outcome]:
+        """See `Engine.prepare`."""
+        users = [order.user for order in orders]
+        run = partial(self._engine.prepare, orders)
+        return await self._batch("prepare", self._settings.issue_timeout_s, users, run, _secrets_of(orders))
+
+    async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """See `Engine.enable`."""
+        users = [extension.user for extension in extensions]
+        return await self._batch("enable", self._settings.issue_timeout_s, users, partial(self._engine.enable, extensions))
+
+    async def extend(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """See `Engine.extend`."""
+        users = [extension.user for extension in extensions]
+        return await self._batch("extend", self._settings.issue_timeout_s, users, partial(self._engine.extend, extensions))
+
+    async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.disable`."""
+        return await self._batch("disable", self._settings.contain_timeout_s, users, partial(self._engine.disable, users))
+
+    async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.end_sessions`."""
+        run = partial(self._engine.end_sessions, users)
+        return await self._batch("end_sessions", self._settings.contain_timeout_s, users, run)
+
+    async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.release`."""
+        return await self._batch("release", self._settings.remove_timeout_s, users, partial(self._engine.release, users))
+
+    async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.drop`."""
+        return await self._batch("drop", self._settings.remove_timeout_s, users, partial(self._engine.drop, users))
+
+    async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.prove_absent`."""
+        run = partial(self._engine.prove_absent, users)
+        return await self._batch("prove_absent", self._settings.remove_timeout_s, users, run)
+
+    async def list_users(self) -> AsyncIterator[Seen]:
+        """See `Engine.list_users`; the limit holds for each 500 users, so that a slow reader is not taken for a slow database."""
+        found = self._engine.list_users()
+        try:
+            run = partial(_up_to, _LISTED_AT_ONCE, found)
+            while some := await self._watch.call("list_users", self._settings.list_timeout_s, run):
+                for seen in some:
+                    yield seen
+        finally:
+            if isinstance(found, AsyncGenerator):
+                await found.aclose()
+
+    async def _batch(
+        self,
+        verb: str,
+        limit_s: float,
+        users: Sequence[User],
+        run: Callable[[], Awaitable[Sequence[Outcome]]],
+        secrets: tuple[Secret, ...] = (),
+    ) -> Sequence[Outcome]:
+        async def answered() -> Sequence[Outcome]:
+            given = {outcome.number: outcome for outcome in await run()}
+            return [self._answer(verb, user, given.get(user.number), secrets) for user in users]
+
+        return await self._watch.call(verb, limit_s, answered, secrets, _verdict)
+
+    def _answer(self, verb: str, user: User, outcome: Outcome | None, secrets: tuple[Secret, ...]) -> Outcome:
+        if outcome is None:
+            return Outcome(user.number, EngineError(f"{verb}: the engine gave no answer for {user.name}"))
+        if outcome.error is None:
+            return outcome
+        error = self._watch.cleaned(verb, outcome.error, secrets)
+        return replace(outcome, error=error if isinstance(error, EngineError) else EngineError(str(error)))
+
+
+def _secrets_of(orders: Sequence[NewUser]) -> tuple[Secret, ...]:
+    return tuple(secret for order in orders for secret in (order.password.text, order.password.verifier))
+
+
+def _verdict(outcomes: Sequence[Outcome]) -> Verdict:
+    """A batch that found the database unavailable for all of its users is a failure of the database."""
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if not errors:
+        return Verdict.OK
+    unavailable = len(errors) == len(outcomes) and all(isinstance(error, DatabaseUnavailable) for error in errors)
+    return Verdict.UNAVAILABLE if unavailable else Verdict.PARTLY
+
+
+async def _up_to(count: int, found: AsyncIterator[Seen]) -> list[Seen]:
+    some = []
+    async for seen in found:
+        some.append(seen)
+        if len(some) == count:
+            break
+    return some
