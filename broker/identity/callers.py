@@ -17,7 +17,7 @@ _TEXT_CHARS = 256
 
 
 class Callers:
-    """Finds tokens by their text: in the cache, else in the store. `key` (32 bytes) keys the hash that the store has of them."""
+    """Finds tokens by their text: in the cache, else in the store. `key` (32 bytes) keys the hash that is stored of them."""
 
     def __init__(self, store: Store, scribe: Scribe, key: bytes, cache: TokenCache) -> None:
         self._store = store

@@ -9,7 +9,7 @@ from typing import NoReturn
 from broker.api.envelope import multi_error
 from broker.audit.entry import NOBODY, AuditMount, AuditRequest, AuditResponse, Caller, Scribe
 from broker.audit.trail import Trail
-from broker.errors import PermissionDenied
+from broker.errors import InvalidRequest, PermissionDenied
 from broker.identity.cache import Known
 from broker.identity.callers import Callers, audit_auth
 from broker.identity.policies import decide
@@ -65,12 +65,34 @@ class Gate:
 
     async def admit(self, incoming: Incoming) -> Passage:
         """Lets an operation pass, its request entry durable. Raises `PermissionDenied`."""
-        passage = await self.admit_issue(incoming)
+        passage = await self._authorise(incoming)
         await self._trail.record([passage.request_entry])
         return passage
 
     async def admit_issue(self, incoming: Incoming) -> Passage:
-        """Lets an operation pass whose entries others record: the issuer shares one flush. Raises `PermissionDenied`."""
+        """Lets an issue pass, whose entries the issuer records, sharing one flush among many. Raises `PermissionDenied`.
+
+        `InvalidRequest` for the last use of a token: the lease would end with it at once (Vault's words).
+        """
+        passage = await self._authorise(incoming)
+        if not passage.last_use:
+            return passage
+        error = InvalidRequest(
+            "Secret cannot be returned; token had one use left, so leased credentials were immediately revoked."
+        )
+        await self._trail.record([passage.request_entry])
+        await self.answer(passage, None, str(error))
+        raise error
+
+    async def answer(self, passage: Passage, response: AuditResponse | None, error: str = "") -> None:
+        """Puts the answer on record, durable, before it is given; then ends a token whose last use this was."""
+        try:
+            await self._trail.record([passage.response_entry(self._store.now_ms(), response, error)])
+        finally:
+            if passage.last_use:
+                await self._tokens.revoke(passage.token)
+
+    async def _authorise(self, incoming: Incoming) -> Passage:
         request = AuditRequest(
             id=incoming.id,
             operation=incoming.operation,
@@ -96,14 +118,6 @@ class Gate:
             _request=request,
             _scribe=self._scribe,
         )
-
-    async def answer(self, passage: Passage, response: AuditResponse | None, error: str = "") -> None:
-        """Puts the answer on record, durable, before it is given; then ends a token whose last use this was."""
-        try:
-            await self._trail.record([passage.response_entry(self._store.now_ms(), response, error)])
-        finally:
-            if passage.last_use:
-                await self._tokens.revoke(passage.token)
 
     async def _identify(self, incoming: Incoming, request: AuditRequest) -> tuple[Known, int | None]:
         if incoming.token is None:

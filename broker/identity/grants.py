@@ -108,7 +108,5 @@ def display_name(order: TokenCreate) -> str:
 def _capped(wanted_s: int, limit_s: int, what: str) -> list[str]:
     if wanted_s <= limit_s:
         return []
-    limit = format_seconds(limit_s)
-    return [
-        f'{what} of "{format_seconds(wanted_s)}" exceeded the effective max_ttl of "{limit}"; {what} value is capped accordingly'
-    ]
+    wanted, limit = format_seconds(wanted_s), format_seconds(limit_s)
+    return [f'{what} of "{wanted}" exceeded the effective max_ttl of "{limit}"; {what} value is capped accordingly']

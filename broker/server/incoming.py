@@ -1,0 +1,116 @@
+"""From the bytes of a request to what it asks for: path, operation, data, token. Vault's rules of methods and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qs
+
+import orjson
+from aiohttp.web_request import BaseRequest
+
+from broker.duration import parse_seconds
+from broker.errors import InvalidRequest, NotFound, UnsupportedOperation
+from broker.secret import Secret
+
+_PREFIX = "/v1/"
+_OPERATIONS = {
+    "GET": "read",
+    "HEAD": "read",
+    "LIST": "list",
+    "POST": "update",
+    "PUT": "update",
+    "PATCH": "patch",
+    "DELETE": "delete",
+}
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+_FORM = "application/x-www-form-urlencoded"
+_FORM_FIELDS = 1_000
+_PATH_CHARS = 4_096
+
+
+def path_of(request: BaseRequest) -> str:
+    """The decoded path without `/v1/`. Raises `NotFound` outside of it, `InvalidRequest` for what is no plain path."""
+    path = request.rel_url.path
+    if not path.startswith(_PREFIX):
+        raise NotFound
+    path = path[len(_PREFIX) :]
+    if len(path) > _PATH_CHARS or not path.isprintable():
+        raise InvalidRequest(f"the path is over {_PATH_CHARS} characters long or has control characters")
+    if "." in path and any(segment in (".", "..") for segment in path.split("/")):
+        raise InvalidRequest("relative paths not supported")
+    return path
+
+
+def operation_of(request: BaseRequest, path: str, query: dict[str, object]) -> str:
+    """What the method asks for. Takes `list` out of the query. Raises `UnsupportedOperation`, `InvalidRequest`."""
+    operation = _OPERATIONS.get(request.method)
+    if operation is None:
+        raise UnsupportedOperation
+    if operation == "read" and "list" in query:
+        flag = query.pop("list")
+        if flag not in _TRUE and flag not in _FALSE:
+            raise InvalidRequest("list: neither true nor false")
+        operation = "list" if flag in _TRUE else operation
+    if operation == "update" and path.endswith("/"):
+        raise InvalidRequest("cannot write to a path ending in '/'")
+    return operation
+
+
+def query_of(request: BaseRequest) -> dict[str, object]:
+    """The query string as fields; a key that comes several times is a list."""
+    if not request.rel_url.raw_query_string:
+        return {}
+    query = request.rel_url.query
+    found: dict[str, object] = {}
+    for key in query:
+        values = query.getall(key)
+        found[key] = values[0] if len(values) == 1 else list(values)
+    return found
+
+
+def data_of(body: bytes, content_type: str) -> Mapping[str, object]:
+    """The fields of a request body: a JSON object, or a form that does not look like JSON. Empty: none."""
+    if not body.strip():
+        return {}
+    if content_type == _FORM and body[:1] not in (b"{", b"["):
+        return _form(body)
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # Its text names a position, never the content.
+        raise InvalidRequest(f"failed to parse JSON input: {error.msg}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("failed to parse JSON input: the body is not an object")
+    return data
+
+
+def token_of(request: BaseRequest) -> Secret | None:
+    """The token that the request carries; `X-Vault-Token` wins over `Authorization: Bearer`."""
+    text = request.headers.get("X-Vault-Token")
+    if not text:
+        bearer = request.headers.get("Authorization", "")
+        text = bearer.removeprefix("Bearer ") if bearer.startswith("Bearer ") else ""
+    return Secret(text) if text else None
+
+
+def check_headers(request: BaseRequest) -> None:
+    """Refuses headers that ask for what is not offered, rather than to ignore them: namespaces and wrapping."""
+    headers = request.headers
+    if headers.get("X-Vault-Namespace", "") not in ("", "root", "root/", "/"):
+        raise NotFound("namespace not found")
+    wrap = headers.get("X-Vault-Wrap-TTL")
+    if wrap is None:
+        return
+    if wrap.startswith("-"):
+        raise InvalidRequest("error parsing X-Vault-Wrap-TTL header: requested wrap ttl cannot be negative")
+    if parse_seconds(wrap, field="X-Vault-Wrap-TTL"):
+        raise InvalidRequest("X-Vault-Wrap-TTL: response wrapping is not supported")
+
+
+def _form(body: bytes) -> Mapping[str, object]:
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
+    except ValueError:
+        raise InvalidRequest("the form is not UTF-8, or has too many fields") from None
+    return {key: values[0] if len(values) == 1 else list(values) for key, values in fields.items()}

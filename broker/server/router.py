@@ -1,0 +1,198 @@
+"""Which operation a request asks for, and who carries it out.
+
+A pattern is a path without `/v1/` that may end in `{name}` (one segment) or `{name*}` (all that follows). Handlers are two
+lines: decode, call. They are declared in tables by a decorator, one table for each module of `broker.server.routes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TypeVar
+
+from broker.api.envelope import ignored_warning, replaced_warning
+from broker.api.fields import Wire, decode, name
+from broker.errors import NotFound, UnsupportedOperation, UnsupportedPath
+from broker.identity.gate import Passage
+from broker.identity.tokens import Grant
+from broker.server.mounts import mount_of
+from broker.server.services import Services
+
+Request = TypeVar("Request", bound=Wire)
+
+
+class Access(Enum):
+    """Who may come, and who puts it on record."""
+
+    TOKEN = auto()
+    """Whoever the policies let in; the gate records."""
+    ISSUE = auto()
+    """The same, but the issuer records."""
+    OPTIONAL = auto()
+    """Anybody, who sees more with a token."""
+    OPEN = auto()
+    """Anybody, at any time, off the record: health and the like. Not counted as in flight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a handler answers. Without content it is 204 (or `status`) and an empty body."""
+
+    data: Mapping[str, object] | None = None
+    lease_id: str = ""
+    renewable: bool = False
+    lease_duration_s: int = 0
+    grant: Grant | None = None
+    warnings: Sequence[str] = ()
+    beside: Mapping[str, object] = field(default_factory=dict)
+    """Keys of `data` that stand at the top level too, for older clients."""
+    status: int = 0
+    """0: 200, or 204 where there is no content."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One operation under way. `params` come from the path, `data` from body or query."""
+
+    services: Services
+    passage: Passage | None
+    path: str
+    params: Mapping[str, str]
+    data: Mapping[str, object]
+    idempotency_key: str = ""
+    warnings: list[str] = field(default_factory=list)
+    """What the caller shall hear besides the handler's own warnings."""
+
+    @property
+    def name(self) -> str:
+        """The name at the end of the path. Raises `InvalidRequest` for what is none."""
+        return name(self.params["name"], "name")
+
+    @property
+    def caller(self) -> Passage:
+        """Who asks. Only for operations that need a token."""
+        if self.passage is None:
+            raise TypeError("this operation was let in without a token")
+        return self.passage
+
+    def decode(self, model: type[Request]) -> Request:
+        """The request's fields. What the path gives wins over the body. Raises `InvalidRequest`."""
+        fields = {key: value for key, value in self.data.items() if key not in self.params}
+        return self._decoded(model, fields, [key for key in self.data if key in self.params])
+
+    def decode_with_path(self, model: type[Request]) -> Request:
+        """The same, but the body wins over the path, as Vault has it for lease ids."""
+        return self._decoded(model, {**self.params, **self.data}, [])
+
+    def _decoded(self, model: type[Request], fields: Mapping[str, object], replaced: Sequence[str]) -> Request:
+        request = decode(model, fields)
+        if not model.keeps_unknown and (unknown := request.unknown()):
+            self.warnings.append(ignored_warning(unknown))
+        if not model.keeps_unknown and replaced:
+            self.warnings.append(replaced_warning(replaced))
+        return request
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+Exists = Callable[[Services, str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One operation at one pattern. `exists` tells an update from a creation, where that matters."""
+
+    operation: str
+    pattern: str
+    handler: Handler
+    access: Access = Access.TOKEN
+    exists: Exists | None = None
+
+    @property
+    def label(self) -> str:
+        """What metrics call it: one of few values, whatever is asked."""
+        return f"{self.operation} {self.pattern}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Operations that were declared together."""
+
+    routes: list[Route] = field(default_factory=list)
+
+    def add(
+        self, operation: str, pattern: str, *, access: Access = Access.TOKEN, exists: Exists | None = None
+    ) -> Callable[[Handler], Handler]:
+        """Declares the decorated handler for `operation` (read, list, update, delete) at `pattern`."""
+
+        def declare(handler: Handler) -> Handler:
+            self.routes.append(Route(operation=operation, pattern=pattern, handler=handler, access=access, exists=exists))
+            return handler
+
+        return declare
+
+
+async def _no_path(call: Call) -> Reply:
+    if mount_of(call.path) is None:
+        raise NotFound(f'no handler for route "{call.path}". route entry not found.')
+    raise UnsupportedPath
+
+
+async def _no_operation(_call: Call) -> Reply:
+    raise UnsupportedOperation
+
+
+_NO_PATH = Route(operation="unknown", pattern="unknown", handler=_no_path)
+_NO_OPERATION = Route(operation="unsupported", pattern="unsupported", handler=_no_operation)
+# Fixed handlers of Vault answer a wrong verb before they look for a token.
+_NO_OPERATION_OPEN = Route(operation="unsupported", pattern="unsupported", handler=_no_operation, access=Access.OPEN)
+
+
+class Router:
+    """Finds routes. What is not there is a route too, whose handler refuses, so that the gate sees it like any other."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._named: dict[str, tuple[str, dict[str, Route]]] = {}
+        self._tails: dict[str, tuple[str, dict[str, Route]]] = {}
+        for table in tables:
+            for route in table.routes:
+                self._enter(route)
+
+    def find(self, operation: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route for `operation` at `path`, and what the pattern's placeholder stands for."""
+        routes, params = self._at(path)
+        route = routes.get(operation)
+        if route is not None:
+            return route, params
+        if not routes:
+            return _NO_PATH, {}
+        is_open = any(known.access is Access.OPEN for known in routes.values())
+        return (_NO_OPERATION_OPEN if is_open else _NO_OPERATION), {}
+
+    def _enter(self, route: Route) -> None:
+        head, brace, placeholder = route.pattern.partition("/{")
+        placeholder = placeholder.removesuffix("}")
+        if not brace:
+            routes = self._exact.setdefault(head, {})
+        elif placeholder.endswith("*"):
+            routes = self._tails.setdefault(head, (placeholder.removesuffix("*"), {}))[1]
+        else:
+            routes = self._named.setdefault(head, (placeholder, {}))[1]
+        routes[route.operation] = route
+
+    def _at(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact, {}
+        head, _, last = path.rpartition("/")
+        named = self._named.get(head)
+        if named is not None and last:
+            return named[1], {named[0]: last}
+        while head:
+            tail = self._tails.get(head)
+            if tail is not None:
+                rest = path[len(head) + 1 :]
+                return (tail[1], {tail[0]: rest}) if rest else ({}, {})
+            head = head.rpartition("/")[0]
+        return {}, {}

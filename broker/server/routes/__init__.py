@@ -1,0 +1,1 @@
+"""The operations, a module for each mount; `broker.server.app` gathers their tables."""

@@ -1,0 +1,129 @@
+"""Operations at `database/`: connections, roles, credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from broker.api.database import ConnectionWrite, RoleWrite
+from broker.api.fields import short_text
+from broker.audit.entry import AuditResponse
+from broker.errors import NotFound
+from broker.leases.issue import Ask, Issued
+from broker.server.mounts import DATABASE, mount_of
+from broker.server.router import Access, Call, Reply, Table
+
+TABLE = Table()
+_MOUNT = mount_of(DATABASE)
+
+
+@TABLE.add(
+    "update", "database/config/{name}", exists=lambda services, name: services.catalog.connection_shown(name) is not None
+)
+async def write_connection(call: Call) -> Reply:
+    """Makes or changes a connection."""
+    fields = call.decode(ConnectionWrite)
+    return Reply(warnings=await call.services.catalog.write_connection(call.name, fields))
+
+
+@TABLE.add("read", "database/config/{name}")
+async def read_connection(call: Call) -> Reply:
+    """Shows a connection without its secrets."""
+    return _found(call.services.catalog.connection_shown(call.name))
+
+
+@TABLE.add("list", "database/config")
+async def list_connections(call: Call) -> Reply:
+    """The names of the connections."""
+    return listed(call.services.catalog.connection_names())
+
+
+@TABLE.add("delete", "database/config/{name}")
+async def delete_connection(call: Call) -> Reply:
+    """Deletes a connection; its leases live on to their end."""
+    await call.services.catalog.delete_connection(call.name)
+    return Reply()
+
+
+@TABLE.add("update", "database/reset/{name}")
+async def reset_connection(call: Call) -> Reply:
+    """Closes a connection's sessions and opens new ones."""
+    await call.services.catalog.reset_connection(call.name)
+    return Reply()
+
+
+@TABLE.add("update", "database/roles/{name}", exists=lambda services, name: services.catalog.role_shown(name) is not None)
+async def write_role(call: Call) -> Reply:
+    """Makes or changes a role."""
+    fields = call.decode(RoleWrite)
+    return Reply(warnings=await call.services.catalog.write_role(call.name, fields))
+
+
+@TABLE.add("read", "database/roles/{name}")
+async def read_role(call: Call) -> Reply:
+    """Shows a role."""
+    return _found(call.services.catalog.role_shown(call.name))
+
+
+@TABLE.add("list", "database/roles")
+async def list_roles(call: Call) -> Reply:
+    """The names of the roles."""
+    return listed(call.services.catalog.role_names())
+
+
+@TABLE.add("delete", "database/roles/{name}")
+async def delete_role(call: Call) -> Reply:
+    """Deletes a role; its leases live on to their end."""
+    await call.services.catalog.delete_role(call.name)
+    return Reply()
+
+
+@TABLE.add("read", "database/creds/{name}", access=Access.ISSUE)
+async def read_credentials(call: Call) -> Reply:
+    """Issues a lease: a database user that lives as long as it."""
+    issued = await call.services.issuer.issue(_ask(call))
+    return Reply(
+        lease_id=issued.lease_id,
+        renewable=True,
+        lease_duration_s=issued.ttl_s,
+        data={"username": issued.username, "password": issued.password.reveal()},
+        warnings=issued.warnings,
+    )
+
+
+def _ask(call: Call) -> Ask:
+    passage, clock = call.caller, call.services.clock
+
+    def response_entry(issued: Issued) -> bytes:
+        response = AuditResponse(
+            mount=_MOUNT,
+            lease_id=issued.lease_id,
+            data={"username": issued.username, "password": issued.password},
+            warnings=issued.warnings,
+        )
+        return passage.response_entry(clock.now_ms(), response)
+
+    token = passage.token
+    return Ask(
+        role=call.name,
+        mount="database",
+        token=token.number,
+        accessor=token.facts.accessor,
+        display_name=token.facts.display_name,
+        token_expires_ms=token.expires_ms,
+        idempotency_key=short_text(call.idempotency_key, "Idempotency-Key"),
+        request_entry=passage.request_entry,
+        response_entry=response_entry,
+    )
+
+
+def listed(keys: Sequence[str]) -> Reply:
+    """Keys as a list; none is 404, as in Vault."""
+    if not keys:
+        raise NotFound
+    return Reply(data={"keys": keys})
+
+
+def _found(shown: Mapping[str, object] | None) -> Reply:
+    if shown is None:
+        raise NotFound
+    return Reply(data=shown)

@@ -1,0 +1,87 @@
+"""Where and how the door listens, and its limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_LAST_PORT = 65_535
+_LOOPBACK = ("localhost", "127.", "[::1]")
+
+
+class ServerSettings(BaseModel):
+    """Section `[server]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = Field(
+        "127.0.0.1:8200",
+        description="Where to listen: `host:port` (an IPv6 host in brackets), or `unix:/path` for a Unix socket.",
+    )
+    tls_cert_file: Path | None = Field(
+        None, description="Certificate chain (PEM) to serve HTTPS (TLS 1.2 and up) with; unset: plain HTTP."
+    )
+    tls_key_file: Path | None = Field(None, description="Private key (PEM) of the certificate; set exactly when that is.")
+    allow_plain_http: bool = Field(
+        default=False,
+        description="Serve plain HTTP on an address that other machines reach. Passwords then cross the network in clear.",
+    )
+    socket_mode: int = Field(
+        0o660, ge=0, le=0o777, description="Permissions of the Unix socket; whoever may write to it may speak to the broker."
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1_024, le=33_554_432, description="The largest request body; past it 413.")
+    max_header_bytes: int = Field(
+        16_384, ge=1_024, le=1_048_576, description="The longest request line, and the longest header; past it 400."
+    )
+    max_in_flight: int = Field(
+        1_024,
+        ge=1,
+        description="How many requests are worked on at once; past it 503 with Retry-After. Health checks are not counted.",
+    )
+    max_connections: int = Field(
+        4_096, ge=1, description="How many connections are held open; past it new ones are closed at once."
+    )
+    request_timeout_s: float = Field(
+        90, gt=0, le=3_600, description="How long one request may take; past it 503 with Retry-After."
+    )
+    body_timeout_s: float = Field(
+        30, gt=0, le=600, description="How long a client may take to send a request body; past it 400."
+    )
+    keepalive_s: float = Field(
+        75,
+        gt=0,
+        le=3_600,
+        description="How long a connection may stay open without a request, from its start and between requests.",
+    )
+    drain_s: float = Field(
+        20, ge=0, le=600, description="How long requests in flight may go on after the broker was told to stop."
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> ServerSettings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file: set both, or neither")
+        self.endpoint()
+        if not (self.is_private() or self.tls_cert_file or self.allow_plain_http):
+            raise ValueError(
+                f"address: {self.address} is reached by other machines; set tls_cert_file and tls_key_file, "
+                "or allow_plain_http = true if something else protects the way"
+            )
+        return self
+
+    def endpoint(self) -> tuple[str, int] | Path:
+        """Host and port, or the path of the Unix socket. Raises `ValueError` for an address that is neither."""
+        if self.address.startswith("unix:"):
+            path = Path(self.address.removeprefix("unix:"))
+            if not path.is_absolute():
+                raise ValueError("address: the path of a Unix socket must be absolute, as in unix:/run/broker/broker.sock")
+            return path
+        host, colon, port = self.address.rpartition(":")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
+            raise ValueError("address: not understood; allowed are host:port and unix:/path")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def is_private(self) -> bool:
+        """Whether only this machine reaches the address."""
+        return self.address.startswith("unix:") or self.address.startswith(_LOOPBACK)
