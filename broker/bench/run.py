@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
 from broker.bench import expiring, issuing, revoking, scale
+from broker.bench.calls import Calls
 from broker.bench.database import BenchDatabase, bench_database
 from broker.bench.issuing import Subject
 from broker.bench.load import measure
@@ -33,20 +34,25 @@ class Progress(Protocol):
 
 async def run(plan: Plan, dsn: Secret, progress: Progress) -> Results:
     """Measures everything that the plan asks for. What was made in the database is removed, also after a failure."""
-    results = Results(notes=_notes(plan))
+    results = Results(notes=notes(plan))
     async with bench_database(dsn) as database:
         async with service() as made:
             progress.begins("start the broker")
             async with configured(made, dsn, plan) as open_calls:
                 subject = Subject(plan, database, open_calls, results)
-                await measure(open_calls.address.creds_order(ON_DEMAND, clients=_WARM_CLIENTS, seconds=_WARM_S))
-                await open_calls.revoke_all(ON_DEMAND, 0)
+                await warm(open_calls, ON_DEMAND)
                 progress.done()
-                await _follow(_steps(subject, made), progress)
+                await follow(_steps(subject, made), progress)
         if plan.scale:
             await database.drop_all()
-            await _scale(plan, database, results, progress)
+            await measure_sizes(plan, database, results, progress)
     return results
+
+
+async def warm(open_calls: Calls, role: str) -> None:
+    """Asks for leases for a moment, so that no measured one pays for opening connections; revokes them."""
+    figure = (await measure(open_calls.address.creds_order(role, clients=_WARM_CLIENTS, seconds=_WARM_S))).figure
+    await open_calls.revoke_all(role, figure.done)
 
 
 def step_count(plan: Plan) -> int:
@@ -78,10 +84,11 @@ def _round(subject: Subject, made: Service) -> Iterator[Step]:
         yield Step("revoke users with sessions", partial(revoking.measure_revoke_with_sessions, subject, plan.sessions))
         yield Step("revoke users with tables", partial(revoking.measure_revoke_with_tables, subject, plan.tables))
     if plan.due:
-        yield from _due_steps(subject, made)
+        yield from due_steps(subject, made)
 
 
-def _due_steps(subject: Subject, made: Service) -> Iterator[Step]:
+def due_steps(subject: Subject, made: Service) -> Iterator[Step]:
+    """One round of the mass expiry."""
     count = subject.plan.due
     yield Step(f"raw drops, {count:,}", partial(revoking.measure_raw_drops, subject, count))
     yield Step(f"{count:,} leases due", partial(expiring.measure_due, subject, made, count))
@@ -90,32 +97,35 @@ def _due_steps(subject: Subject, made: Service) -> Iterator[Step]:
         yield Step(label, partial(expiring.measure_due_meanwhile, subject, made, count, new))
 
 
-async def _scale(plan: Plan, database: BenchDatabase, results: Results, progress: Progress) -> None:
+async def measure_sizes(plan: Plan, database: BenchDatabase, results: Results, progress: Progress) -> None:
+    """Compares brokers with few and with many leases in their stores."""
     progress.begins(f"fill stores with up to {max(plan.scale):,} leases")
     async with scale.sized_brokers(plan, database, results) as brokers:
         progress.done()
         for number in range(1, plan.rounds + 1):
-            await _follow(iter([Step(f"size, round {number}", partial(scale.measure_sized, brokers))]), progress)
+            await follow([Step(f"size, round {number}", partial(scale.measure_sized, brokers))], progress)
         scale.note_memory(brokers)
 
 
-async def _follow(steps: Iterator[Step], progress: Progress) -> None:
+async def follow(steps: Iterable[Step], progress: Progress) -> None:
+    """Runs steps one after the other, and tells of each."""
     for step in steps:
         progress.begins(step.label)
         await step.run()
         progress.done()
 
 
-def _notes(plan: Plan) -> list[str]:
-    notes = [
+def notes(plan: Plan) -> list[str]:
+    """What a reader of the figures has to know."""
+    told = [
         f"Medians of {plan.rounds} rounds; a ratio is the median of the rounds' own ratios.",
         f"Raw driver and on demand: SCRAM verifiers of {plan.scram_iterations:,} iterations.",
         "Prepared users, and users made only to be ended: 1 iteration, to make them fast; nothing else looks at it.",
     ]
     if plan.scram_iterations != USUAL_ITERATIONS:
-        notes.append(f"Users usually have {USUAL_ITERATIONS:,} iterations: these rates are not those of an ordinary set-up.")
+        told.append(f"Users usually have {USUAL_ITERATIONS:,} iterations: these rates are not those of an ordinary set-up.")
     if plan.due:
-        notes.append(
+        told.append(
             "Leases due at once: the broker is paused (SIGSTOP) until all of them are due; the clock starts as it wakes."
         )
-    return notes
+    return told

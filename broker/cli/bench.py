@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.bench.plan import Plan
-from broker.bench.rows import Results
 from broker.bench.run import run, step_count
 from broker.bench.table import Shown, as_json
 from broker.secret import Secret
@@ -63,8 +62,8 @@ def bench(
         scale=(min(_SMALL_STORE, scale), scale) if scale else (),
     )
     console = Console()
-    with database(dsn) as url:
-        results = measured(plan, url, console)
+    with database(dsn) as url, watched(console, step_count(plan)) as bar:
+        results = asyncio.run(run(plan, url, bar))
     console.print(Shown(results))
     if json is not None:
         json.write_bytes(orjson.dumps(as_json(results), option=orjson.OPT_INDENT_2))
@@ -87,23 +86,26 @@ def database(dsn: str) -> Iterator[Secret]:
         yield server.superuser_dsn()
 
 
-def measured(plan: Plan, url: Secret, console: Console) -> Results:
-    """Runs the plan under a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Redrawn seldom: the bar runs on the same cores as what is measured.
-    with Progress(*columns, console=console, refresh_per_second=_REDRAWS_PER_SECOND, transient=True) as bar:
-        return asyncio.run(run(plan, url, _Bar(bar, step_count(plan))))
-
-
-class _Bar:
-    """Tells a progress bar what `run` does."""
+class Bar:
+    """Tells a progress bar what a run does."""
 
     def __init__(self, bar: Progress, steps: int) -> None:
         self._bar = bar
         self._task = bar.add_task("starting", total=steps)
 
     def begins(self, label: str) -> None:
+        """See `broker.bench.run.Progress`."""
         self._bar.update(self._task, description=label)
 
     def done(self) -> None:
+        """See `broker.bench.run.Progress`."""
         self._bar.advance(self._task)
+
+
+@contextmanager
+def watched(console: Console, steps: int) -> Iterator[Bar]:
+    """A progress bar that is gone when the run is over."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Redrawn seldom: the bar runs on the same cores as what is measured.
+    with Progress(*columns, console=console, refresh_per_second=_REDRAWS_PER_SECOND, transient=True) as bar:
+        yield Bar(bar, steps)
