@@ -1,0 +1,215 @@
+"""What happens in the demo, part by part. Each part checks what it shows: a step that went otherwise ends the demo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from broker.clock import stopwatch_s
+from broker.demo.caller import Caller, Credential, DemoFailed
+from broker.demo.ledger import COLUMNS, answered, verdict
+from broker.demo.scene import DATABASE, GROUP, LOGIN, Scene
+from broker.demo.screen import Screen
+from broker.secret import Secret
+
+ROLE = "reader"
+LEASE_S = 5
+_POLL_S = 0.02
+_READ = "SELECT id, name, price FROM products ORDER BY id"
+_WRITE = "UPDATE products SET price = 0"
+_FACTS = "SELECT rolcanlogin, rolvaliduntil, pg_has_role(oid, $2, 'MEMBER') AS reads FROM pg_roles WHERE rolname = $1"
+
+
+@dataclass(slots=True)
+class Story:
+    """Tells the story of two leases on a scene."""
+
+    scene: Scene
+    screen: Screen
+
+    async def tell(self) -> None:
+        """The whole of it. Raises `DemoFailed` when a step goes otherwise than it should."""
+        await self._introduce()
+        await self._configure()
+        application = await self._admit()
+        await self._one_lease(application)
+        await self._revoked_by_hand(application)
+        await self._audited()
+
+    async def leave_nothing(self) -> None:
+        """Ends every lease that there is, and shows that no user is left in the database."""
+        self.screen.part("Nothing stays behind")
+        self.screen.act("operator", "PUT /v1/sys/leases/revoke-prefix/database")
+        reply = await self.scene.operator.call("PUT", "sys/leases/revoke-prefix/database")
+        await self.screen.done(str(reply.status))
+        self.screen.act("superuser", "looks for users that the broker made in pg_roles")
+        left = await self.scene.leased_users()
+        if left:
+            raise DemoFailed(f"these users are left in the database: {', '.join(left)}")
+        await self.screen.done("0 rows: no role is left behind")
+
+    async def _introduce(self) -> None:
+        scene, screen = self.scene, self.screen
+        screen.part("A database and a broker")
+        version = await scene.watch.fetchval("SHOW server_version")
+        screen.act("database", f"PostgreSQL {version} on {scene.server.host}:{scene.server.port}, SCRAM passwords only")
+        screen.act("broker", f"Vault's HTTP API on {scene.broker.address}")
+        screen.note(f"The broker logs in as '{LOGIN}': no superuser, a plain user who may make users.")
+        await screen.rows(["id", "name", "price"], [tuple(row) for row in await scene.watch.fetch(_READ)])
+
+    async def _configure(self) -> None:
+        """The operator says, once, which database there is and what may be asked for."""
+        scene, screen = self.scene, self.screen
+        screen.part("The operator says once what may be asked for")
+        screen.act("operator", f"POST /v1/database/config/{DATABASE}")
+        connection = {
+            "plugin_name": "postgresql-database-plugin",
+            "connection_url": scene.server.url_template(DATABASE),
+            "username": LOGIN,
+            "password": scene.login_password.reveal(),
+            "allowed_roles": [ROLE],
+        }
+        reply = await scene.operator.call("POST", f"database/config/{DATABASE}", connection)
+        await screen.done(f"{reply.status}  the broker can log in to '{DATABASE}'")
+        screen.act("operator", f"POST /v1/database/roles/{ROLE}")
+        status = await write_role(scene, lease_s=LEASE_S)
+        await screen.done(f"{status}  '{ROLE}': joins group {GROUP}, {LEASE_S} s unless renewed, 1 minute at most")
+
+    async def _admit(self) -> Caller:
+        """A token of the application's own, a child of the operator's."""
+        self.screen.act("operator", "POST /v1/auth/token/create")
+        fields = {"display_name": "shop", "ttl": "1h"}
+        reply = await self.scene.operator.call("POST", "auth/token/create", fields)
+        await self.screen.done(f"{reply.status}  a token for the application, for an hour")
+        return self.scene.caller(Secret(reply.body["auth"]["client_token"]))
+
+    async def _one_lease(self, application: Caller) -> None:
+        credential = await self._ask(application)
+        good_until = await self._look(credential)
+        session = await self._log_in(credential)
+        try:
+            await self._read_and_write(session)
+            await self._renew(application, credential, good_until)
+            await self._expire(session, credential)
+        finally:
+            session.terminate()
+
+    async def _ask(self, application: Caller) -> Credential:
+        screen = self.screen
+        screen.part("The application asks, and gets a user of its own")
+        screen.act("application", f"GET /v1/database/creds/{ROLE}")
+        began = stopwatch_s()
+        credential = await application.credential(ROLE)
+        took_ms = (stopwatch_s() - began) * 1000
+        await screen.done(f"user {credential.username}, for {credential.lease_s} s  ({took_ms:.0f} ms)")
+        return credential
+
+    async def _look(self, credential: Credential) -> datetime:
+        """What the database itself says of the user; answers until when its password is good."""
+        self.screen.act("superuser", f"looks for {credential.username} in pg_roles")
+        row = await self.scene.watch.fetchrow(_FACTS, credential.username, GROUP)
+        if row is None:
+            raise DemoFailed("the database does not know the user that was handed out")
+        await self.screen.rows(
+            ["can log in", f"in {GROUP}", "password valid until"],
+            [(str(row["rolcanlogin"]).lower(), str(row["reads"]).lower(), f"{row['rolvaliduntil']:%H:%M:%S.%f}"[:-3])],
+        )
+        good_until: datetime = row["rolvaliduntil"]
+        return good_until
+
+    async def _log_in(self, credential: Credential) -> asyncpg.Connection[asyncpg.Record]:
+        self.screen.part("It works with its own user, and with no more than its rights")
+        self.screen.act("application", f"logs in to PostgreSQL as {credential.username}")
+        session = await self.scene.connect(credential.username, credential.password)
+        await self.screen.done("logged in")
+        return session
+
+    async def _read_and_write(self, session: asyncpg.Connection[asyncpg.Record]) -> None:
+        screen = self.screen
+        screen.act("application", _READ)
+        rows = await session.fetch(_READ)
+        await screen.rows(["id", "name", "price"], [tuple(row) for row in rows])
+        screen.act("application", _WRITE)
+        await screen.refused(await _refusal(session.execute(_WRITE)))
+
+    async def _renew(self, application: Caller, credential: Credential, good_until: datetime) -> None:
+        screen = self.screen
+        screen.part("It asks for more time")
+        screen.act("application", f"PUT /v1/sys/leases/renew  increment={LEASE_S + 1}")
+        fields = {"lease_id": credential.lease_id, "increment": LEASE_S + 1}
+        reply = await application.call("PUT", "sys/leases/renew", fields)
+        await screen.done(f"{reply.status}  {reply.body['lease_duration']} s from now")
+        if await self._look(credential) <= good_until:
+            raise DemoFailed("the lease was renewed, but the database was not told")
+
+    async def _expire(self, session: asyncpg.Connection[asyncpg.Record], credential: Credential) -> None:
+        screen = self.screen
+        screen.part("Its time runs out")
+        screen.act("application", "keeps its session open and renews no more")
+        ended = asyncio.Event()
+        session.add_termination_listener(lambda _: ended.set())
+        if not await screen.wait_for(ended, seconds=LEASE_S + 1, text="the lease"):
+            raise DemoFailed("the session was still open long after the lease had ended")
+        await screen.done("the broker had the session ended, and removed the user")
+        screen.act("application", _READ)
+        await screen.refused(await _refusal(session.fetch(_READ)))
+        await self._gone(credential)
+
+    async def _revoked_by_hand(self, application: Caller) -> None:
+        screen = self.screen
+        screen.part("A second lease, revoked by hand")
+        screen.act("application", f"GET /v1/database/creds/{ROLE}")
+        credential = await application.credential(ROLE)
+        await screen.done(f"user {credential.username}, for {credential.lease_s} s")
+        screen.act("operator", "PUT /v1/sys/leases/revoke")
+        began = stopwatch_s()
+        reply = await self.scene.operator.call("PUT", "sys/leases/revoke", {"lease_id": credential.lease_id})
+        await screen.done(f"{reply.status}  revoked, and seen to be gone, in {(stopwatch_s() - began) * 1000:.0f} ms")
+        await self._gone(credential)
+
+    async def _gone(self, credential: Credential) -> None:
+        """The user can't log in, and in a moment does not exist."""
+        screen = self.screen
+        screen.act("application", f"logs in to PostgreSQL as {credential.username}")
+        await screen.refused(await _refusal(self.scene.connect(credential.username, credential.password)))
+        screen.act("superuser", f"looks for {credential.username} in pg_roles")
+        await self._wait_until_dropped(credential)
+        await screen.done("0 rows: the user does not exist")
+
+    async def _wait_until_dropped(self, credential: Credential) -> None:
+        """Sessions end a moment before the user is dropped. Raises `DemoFailed` when that moment lasts."""
+        deadline_s = stopwatch_s() + LEASE_S
+        while credential.username in await self.scene.leased_users():
+            if stopwatch_s() > deadline_s:
+                raise DemoFailed("the user was still in the database long after its sessions had ended")
+            await asyncio.sleep(_POLL_S)
+
+    async def _audited(self) -> None:
+        screen = self.screen
+        screen.part("Who got which user, and when: the audit log")
+        await screen.rows(COLUMNS, answered(self.scene.broker.audit_file))
+        screen.act("auditor", "verifies the chain of its lines")
+        await screen.done(verdict(await self.scene.broker.verify_audit()))
+
+
+async def write_role(scene: Scene, *, lease_s: int) -> int:
+    """Writes the demo's role with leases of `lease_s` seconds; answers the HTTP status."""
+    fields = {"db_name": DATABASE, "grant_roles": [GROUP], "default_ttl": lease_s, "max_ttl": max(60, 6 * lease_s)}
+    return (await scene.operator.call("POST", f"database/roles/{ROLE}", fields)).status
+
+
+async def _refusal(attempt: Awaitable[object]) -> str:
+    """The database's own words for its refusal. Raises `DemoFailed` when the attempt succeeded."""
+    try:
+        await attempt
+    except asyncpg.PostgresConnectionError as error:
+        return f"{error}"
+    except asyncpg.PostgresError as error:
+        return f"{error.sqlstate}  {error.message if isinstance(error.message, str) else error}"
+    except (asyncpg.InterfaceError, OSError) as error:
+        return str(error)
+    raise DemoFailed("the database did what it should have refused")
