@@ -1,10 +1,11 @@
 -- Every statement of the store, by name. `:numbers` is a JSON array; `:expect` is a set of states, as bits.
--- "token <> 0 AND state IN (0, 3, 4, 5)" is the predicate of partial indexes: SQLite uses them only where it stands word for word.
+-- A partial index is used only where its own predicate stands in the query (https://www.sqlite.org/partialindex.html, 3).
+-- OR FAIL saves SQLite the copies that it makes to undo one statement: the savepoint around each operation undoes it.
 -- 9223372036854775807 stands for "no end".
 
 -- name: reserve
-INSERT INTO lease (number, state, due, connection, token, family, ask, facts, password)
-SELECT :number, 0, :due, :connection, :token, :family, :ask, :facts, :password
+INSERT OR FAIL INTO lease (number, state, due, connection, token, family, live, ask, facts, password)
+SELECT :number, 0, :due, :connection, :token, :family, 1, :ask, :facts, :password
 WHERE EXISTS (
     SELECT 1 FROM token
     WHERE number = :token AND (expires IS NULL OR expires > :now) AND (:per_token = 0 OR live < :per_token)
@@ -13,12 +14,12 @@ WHERE EXISTS (
 ) AND NOT EXISTS (SELECT 1 FROM lease WHERE ask = :ask);
 
 -- name: prepare
-INSERT INTO lease (number, state, due, connection, token, family, facts, password)
-VALUES (:number, 1, :due, :connection, 0, :family, :facts, :password);
+INSERT OR FAIL INTO lease (number, state, due, connection, token, family, live, facts, password)
+VALUES (:number, 1, :due, :connection, 0, :family, 0, :facts, :password);
 
 -- name: hand_out
-UPDATE lease
-SET state = 3, attempts = 0, unsettled = 1, token = :token, ask = :ask, facts = :facts, password = :password,
+UPDATE OR FAIL lease
+SET state = 3, attempts = 0, live = 1, unsettled = 1, token = :token, ask = :ask, facts = :facts, password = :password,
     due = min(:due, (SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = :token))
 WHERE number = :number AND state = 2 AND family = :family AND EXISTS (
     SELECT 1 FROM token
@@ -34,27 +35,30 @@ SELECT
     :per_role <> 0 AND coalesce((SELECT live FROM path WHERE family = :family), 0) >= :per_role AS role_limit,
     :per_token <> 0 AND coalesce((SELECT live FROM token WHERE number = :token), 0) >= :per_token AS token_limit;
 
--- name: move
--- A lease that becomes or stays active ends with its token; one whose token has ended is due at once.
-UPDATE lease
-SET state = :to, stage = :stage, attempts = :attempts,
-    due = CASE WHEN :to = 3 AND token <> 0
-        THEN min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now))
-        ELSE :due END,
-    ask = CASE WHEN :to IN (0, 3) THEN ask END, unsettled = CASE WHEN :to = 3 THEN unsettled ELSE 0 END,
-    password = CASE WHEN :to <= 3 THEN password END
+-- name: move_on
+-- To reserved, prepared or active. A lease that has a token ends with it, at once when it has ended.
+UPDATE OR FAIL lease
+SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts),
+    password = CASE WHEN :facts IS NULL THEN password ELSE :password END,
+    due = CASE WHEN token = 0 THEN :due ELSE
+        min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now)) END
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
 
--- name: move_with_facts
-UPDATE lease
-SET state = :to, stage = :stage, attempts = :attempts, facts = :facts,
-    due = CASE WHEN :to = 3 AND token <> 0
-        THEN min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now))
-        ELSE :due END,
-    ask = CASE WHEN :to IN (0, 3) THEN ask END, unsettled = CASE WHEN :to = 3 THEN unsettled ELSE 0 END,
-    password = CASE WHEN :to <= 3 THEN :password END
+-- name: move_to_revoking
+-- To revoking or stuck.
+UPDATE OR FAIL lease
+SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts), due = :due,
+    password = NULL, ask = NULL, unsettled = 0
+WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
+    :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
+);
+
+-- name: move_to_gone
+UPDATE OR FAIL lease
+SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts), due = :due,
+    password = NULL, ask = NULL, unsettled = 0, live = 0
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
@@ -116,13 +120,13 @@ UPDATE lease SET due = :now WHERE number IN (
 -- name: end_family
 UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
     SELECT number FROM lease
-    WHERE family = :family AND token <> 0 AND state IN (0, 3, 4, 5) AND state = 3 AND number > :after
+    WHERE family = :family AND live = 1 AND state = 3 AND number > :after
     ORDER BY number LIMIT :limit
 ) RETURNING number;
 
 -- name: numbers_of_family
 SELECT number FROM lease
-WHERE family = :family AND token <> 0 AND state IN (0, 3, 4, 5) AND number > :after ORDER BY number LIMIT :limit;
+WHERE family = :family AND live = 1 AND number > :after ORDER BY number LIMIT :limit;
 
 -- name: leases_in_common_state
 -- For states that most rows are in: by number, past the others.
@@ -187,11 +191,11 @@ UPDATE token SET expires = :expires, facts = :facts WHERE number = :number;
 
 -- name: clamp_leases
 UPDATE lease SET due = :until
-WHERE token = :token AND token <> 0 AND state IN (0, 3, 4, 5) AND state = 3 AND due > :until;
+WHERE token = :token AND live = 1 AND state = 3 AND due > :until;
 
 -- name: end_leases_of_tokens
 UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL
-WHERE token IN (SELECT value FROM json_each(:numbers)) AND token <> 0 AND state IN (0, 3, 4, 5) AND state = 3;
+WHERE token IN (SELECT value FROM json_each(:numbers)) AND live = 1 AND state = 3;
 
 -- name: use_token
 UPDATE token SET uses = uses - 1

@@ -11,6 +11,16 @@ from broker.store.sqlite.cipher import Cipher, Place
 from broker.store.sqlite.intents import as_json, places_of
 from broker.store.sqlite.queries import SQL
 
+_STATEMENTS = {
+    LeaseState.RESERVED: "move_on",
+    LeaseState.PREPARING: "move_on",
+    LeaseState.PREPARED: "move_on",
+    LeaseState.ACTIVE: "move_on",
+    LeaseState.REVOKING: "move_to_revoking",
+    LeaseState.STUCK: "move_to_revoking",
+    LeaseState.GONE: "move_to_gone",
+}
+
 
 def move(db: sqlite3.Connection, now_ms: int, cipher: Cipher, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
     """See `Store.move`."""
@@ -53,10 +63,11 @@ def _moved(db: sqlite3.Connection, now_ms: int, cipher: Cipher, one: Move, place
         "epoch": one.epoch,
         "token": one.token,
         "now": now_ms,
+        "facts": None,
+        "password": None,
     }
-    if one.facts is None:
-        return db.execute(SQL["move"], values).rowcount == 1
-    if place is None:
-        return False
-    values["facts"], values["password"] = cipher.seal_lease(place, one.facts)
-    return db.execute(SQL["move_with_facts"], values).rowcount == 1
+    if one.facts is not None:
+        if place is None:
+            return False
+        values["facts"], values["password"] = cipher.seal_lease(place, one.facts)
+    return db.execute(SQL[_STATEMENTS[one.to]], values).rowcount == 1
