@@ -124,6 +124,8 @@ class _Walk:
         self._link: Link | None = None
         """Of the last sound line; None before the first."""
         self._at: _Line | None = None
+        self._at_odds: Flaw | None = None
+        """With the store about its head; settled at the end, since a file that goes back may hold the head's entry again."""
 
     def over(self, lines: Iterator[_Line]) -> Flaw | None:
         suspect: _Line | None = None
@@ -136,9 +138,10 @@ class _Walk:
             suspect = line if link is None else None
             if link is None:
                 continue
-            if flaw := self._take(line, link):
-                return flaw
-        return self._diagnose(suspect, None, lines) if suspect is not None else self._cut_off()
+            self._take(line, link)
+        if suspect is not None:
+            return self._diagnose(suspect, None, lines)
+        return self._at_odds or self._cut_off()
 
     def _sound(self, line: _Line) -> Link | None:
         """The line's link when the chain asks for it here."""
@@ -149,7 +152,7 @@ class _Walk:
             link = self._chain.follow(previous, line.raw)
         if link is not None:
             self._report.starts_at = link.sequence
-        elif (chained := parse(line.raw)) is not None and chained.link.sequence > 1:
+        elif line.number == 1 and (chained := parse(line.raw)) is not None and chained.link.sequence > 1:
             # The line before it was not given, so its own text can't be proved; its MAC is, by the line after it.
             link = chained.link
             self._report.starts_at = link.sequence + 1
@@ -168,13 +171,13 @@ class _Walk:
             )
         return link
 
-    def _take(self, line: _Line, link: Link) -> Flaw | None:
+    def _take(self, line: _Line, link: Link) -> None:
         self._link, self._at = link, line
         line.extent.first = line.extent.first or link.sequence
         line.extent.last = self._report.ends_at = link.sequence
-        if self._head is not None and link.sequence == self._head.sequence and link.mac != self._head.mac:
-            return _flaw(Wrong.FORGED, line, link.sequence, "the store knows another MAC for this entry")
-        return None
+        if self._head is not None and link.sequence == self._head.sequence:
+            told = "the store knows another MAC for this entry"
+            self._at_odds = None if link.mac == self._head.mac else _flaw(Wrong.FORGED, line, link.sequence, told)
 
     def _cut_off(self) -> Flaw | None:
         if self._head is None or self._head.sequence <= self._report.ends_at:

@@ -46,7 +46,9 @@ class FileDevice:
 
     def reader(self) -> BinaryIO:
         """See `AuditDevice.reader`. It shares the file position with the writer, which O_APPEND makes harmless."""
-        return os.fdopen(os.dup(self._fd), "rb")
+        stream = os.fdopen(os.dup(self._fd), "rb")
+        stream.seek(0)
+        return stream
 
     def stale(self) -> bool:
         """See `AuditDevice.stale`. A renamed file is not stale: rotation ends with `SIGHUP`, and until then it is the log."""

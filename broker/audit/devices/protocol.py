@@ -16,7 +16,7 @@ class AuditDevice(Protocol):
         ...
 
     def reader(self) -> BinaryIO:
-        """A seekable reader of all that the open device holds, for the caller to close; empty where nothing can be read."""
+        """A seekable reader at the beginning of what the open device holds, for the caller to close; empty if it can't be read."""
         ...
 
     def stale(self) -> bool:
