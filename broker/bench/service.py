@@ -69,7 +69,8 @@ class Service:
         started_s = stopwatch_s()
         with (self.directory / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "broker", "serve", "--config", str(self.directory / "broker.toml")),
+                *(sys.executable, "-c", "from broker.cli.main import main; main()"),
+                *("serve", "--config", str(self.directory / "broker.toml")),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

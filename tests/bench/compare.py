@@ -20,14 +20,14 @@ from rich.console import Console
 from targets import judged, peer_on_demand_row, peer_revoke_row
 
 from broker.bench import expiring, issuing, revoking, run
-from broker.bench.database import bench_database
+from broker.bench.bar import Bar, watched
+from broker.bench.database import bench_database, given_or_embedded
 from broker.bench.issuing import Subject
 from broker.bench.load import measure
 from broker.bench.plan import Plan
 from broker.bench.rows import Fact, Results, Step
 from broker.bench.service import ON_DEMAND, Service, configured, service
 from broker.bench.table import Shown, as_json
-from broker.cli.bench import Bar, database, watched
 from broker.secret import Secret
 
 _SIZES = (1_000, 100_000, 1_000_000)
@@ -142,7 +142,7 @@ def main() -> None:
         scale=() if asked.no_scale else _SIZES,
     )
     console = Console()
-    with database(asked.dsn) as dsn, watched(console, run.step_count(plan) + plan.rounds * 4 + 1) as bar:
+    with given_or_embedded(asked.dsn) as dsn, watched(console, run.step_count(plan) + plan.rounds * 4 + 1) as bar:
         results = asyncio.run(compare(plan, dsn, asked.peer_leases, bar))
     console.print(Shown(results), judged(plan, results))
     if asked.json:

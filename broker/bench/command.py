@@ -1,0 +1,32 @@
+"""What the command `broker bench` does: measures under a progress bar, and shows."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+
+from broker.bench.bar import watched
+from broker.bench.database import given_or_embedded
+from broker.bench.plan import Plan
+from broker.bench.rows import Results
+from broker.bench.run import run, step_count
+from broker.bench.table import Shown, as_json
+
+_CONSOLE = Console()
+
+
+def measured(plan: Plan, dsn: str) -> Results:
+    """Runs the plan on the given database, or on an embedded one where `dsn` is empty."""
+    with given_or_embedded(dsn) as url, watched(_CONSOLE, step_count(plan)) as bar:
+        return asyncio.run(run(plan, url, bar))
+
+
+def show(results: Results, file: Path | None) -> bool:
+    """Prints the table, writes all figures to a file where one is given; False when a row failed."""
+    _CONSOLE.print(Shown(results))
+    if file is not None:
+        file.write_bytes(orjson.dumps(as_json(results), option=orjson.OPT_INDENT_2))
+    return not results.failed()
