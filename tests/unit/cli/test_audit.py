@@ -1,0 +1,64 @@
+"""`broker audit verify`: what it shows and how it exits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from broker.audit.chain import GENESIS, Chain, Link
+from broker.cli.audit import conclude, verify_files
+from broker.errors import InvalidRequest
+
+KEY = b"k" * 32
+
+
+def _log(path: Path, count: int) -> Link:
+    head, lines = Chain(KEY).extend(GENESIS, [b'{"mark":%d}' % number for number in range(count)])
+    path.write_bytes(lines)
+    return head
+
+
+def _shown(path: Path, head: Link | None) -> tuple[int, str]:
+    console = Console(width=200, record=True, quiet=False, file=(path.parent / "shown").open("w"))
+    code = conclude(verify_files([path], KEY, head), console)
+    console.file.close()
+    return code, (path.parent / "shown").read_text()
+
+
+def test_an_intact_log_exits_with_zero(tmp_path: Path) -> None:
+    """Extent and verdict are shown."""
+    path = tmp_path / "audit.log"
+    code, text = _shown(path, _log(path, 3))
+    assert code == 0
+    assert [line.split() for line in text.splitlines()] == [
+        ["file", "lines", "first", "last"],
+        [str(path), "3", "1", "3"],
+        ["intact", "up", "to", "sequence", "3"],
+    ]
+
+
+def test_a_broken_log_exits_with_one_and_names_the_line(tmp_path: Path) -> None:
+    """File, line, sequence and what is wrong stand in one line."""
+    path = tmp_path / "[bold]audit.log"
+    head = _log(path, 3)
+    path.write_bytes(path.read_bytes().replace(b'"mark":1', b'"mark":7'))
+    code, text = _shown(path, head)
+    assert code == 1
+    assert f"BROKEN {path}:2 sequence 2 altered: its text does not match its MAC" in text
+
+
+def test_where_verification_starts_is_said(tmp_path: Path) -> None:
+    """A log without its beginning is not passed off as whole."""
+    path = tmp_path / "audit.log"
+    head = _log(path, 3)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    code, text = _shown(path, head)
+    assert (code, "Verification starts at sequence 3" in text) == (0, True)
+
+
+def test_an_unreadable_file_is_the_callers_mistake(tmp_path: Path) -> None:
+    """The error names the file and the reason."""
+    with pytest.raises(InvalidRequest, match=r"none can't be read: No such file"):
+        verify_files([tmp_path / "none"], KEY, None)
