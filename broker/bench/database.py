@@ -9,6 +9,7 @@ import asyncpg
 
 from broker.bench.figures import Figure
 from broker.bench.raw import GROUP, PgConnection, batches, create_users, drop_users, make_users
+from broker.errors import InvalidRequest
 from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 

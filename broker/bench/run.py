@@ -42,7 +42,7 @@ async def run(plan: Plan, dsn: Secret, progress: Progress) -> Results:
                 subject = Subject(plan, database, open_calls, results)
                 await warm(open_calls, ON_DEMAND)
                 progress.done()
-                await follow(_steps(subject, made), progress)
+                await follow(steps(subject, made), progress)
         if plan.scale:
             await database.drop_all()
             await measure_sizes(plan, database, results, progress)
@@ -64,7 +64,8 @@ def step_count(plan: Plan) -> int:
     return 1 + plan.rounds * (issue + revoke + due) + (1 if plan.due else 0) + size
 
 
-def _steps(subject: Subject, made: Service) -> Iterator[Step]:
+def steps(subject: Subject, made: Service) -> Iterator[Step]:
+    """Everything that is measured with one running broker, round after round."""
     if subject.plan.due:
         yield Step("write roles that end together", partial(expiring.write_due_roles, subject))
     for number in range(1, subject.plan.rounds + 1):
