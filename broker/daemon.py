@@ -53,8 +53,9 @@ from broker.seal.keyring import Purpose
 from broker.seal.providers import KeyProvider, create_key_file
 from broker.seal.settings import key_path, provider
 from broker.secret import Secret, random_bytes
-from broker.server.app import Services, make_app
-from broker.server.listen import Listener, listen
+from broker.server.app import make_door
+from broker.server.listen import Listener
+from broker.server.services import Facts, Services
 from broker.store.protocol import AuditHead, Store
 from broker.store.sqlite.peek import exists
 from broker.store.sqlite.store import SqliteStore
@@ -113,7 +114,7 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stops accepting, finishes what is in flight within the configured limit, then closes everything in order."""
-        await self.listener.stop()
+        await self.listener.close()
         await self.jobs.stop()
         for task in self._background:
             task.cancel()
@@ -223,14 +224,13 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
         revoker=Revoker(parts, expirer),
         query=Query(parts),
         tidier=tidier,
-        store=store,
         metrics=metrics,
+        clock=clock,
+        facts=Facts(cluster_id=sqlite.broker_id),
         settings=config.server,
-        storage_type="sqlite",
-        broker_id=sqlite.broker_id,
     )
     await refill.forget_unknown_roles()
-    listener = await listen(make_app(services), config.server)
+    listener = await Listener.open(make_door(services), config.server)
     jobs.start()
     daemon = Daemon(config, store, trail, catalog, jobs, expirer, listener, metrics, registry)
     recovering = asyncio.get_running_loop().create_task(recovery.at_start(LeaseNumber(highest)))

@@ -10,7 +10,7 @@ from broker.catalog import connections, roles
 from broker.catalog.connections import Connection
 from broker.catalog.engines import OpenEngines
 from broker.catalog.roles import Role
-from broker.engines.protocol import Engine
+from broker.engines.guard import Guard
 from broker.engines.registry import Registry
 from broker.errors import EngineError, InvalidRequest
 from broker.model import ConnectionNumber, Document, Json, LeaseState
@@ -121,11 +121,11 @@ class Catalog:
             await self._engines.close(connection.number)
             del self._cache.retired[connection.number]
 
-    async def engine(self, number: ConnectionNumber) -> Engine:
+    async def engine(self, number: ConnectionNumber) -> Guard:
         """The connected engine of a connection. Raises `DatabaseUnavailable`, `EngineMissing`."""
         return await self._engines.get(self._by_number(number))
 
-    async def engine_for(self, connection: Connection) -> Engine:
+    async def engine_for(self, connection: Connection) -> Guard:
         """The connected engine of a connection at hand. Raises `DatabaseUnavailable`, `EngineMissing`."""
         return await self._engines.get(connection)
 

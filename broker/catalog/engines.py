@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.catalog.connections import Connection
-from broker.engines.protocol import Engine
+from broker.engines.guard import Guard
 from broker.model import ConnectionNumber
 
 
 @dataclass(slots=True)
 class _Slot:
-    engine: Engine
+    engine: Guard
     revision: int
     opened: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -23,19 +23,19 @@ class _Slot:
 class OpenEngines:
     """Engines by connection number. `build` makes one that touches nothing yet, already guarded."""
 
-    def __init__(self, build: Callable[[Connection], Engine]) -> None:
+    def __init__(self, build: Callable[[Connection], Guard]) -> None:
         self._build = build
         self._slots: dict[ConnectionNumber, _Slot] = {}
 
-    def build(self, connection: Connection) -> Engine:
+    def build(self, connection: Connection) -> Guard:
         """A new engine for the connection, not opened and not kept. Raises `InvalidRequest`, `EngineMissing`."""
         return self._build(connection)
 
-    def peek(self, connection: Connection) -> Engine:
+    def peek(self, connection: Connection) -> Guard:
         """The engine of the connection, perhaps not connected: for verbs that touch no database."""
         return self._slot(connection).engine
 
-    async def get(self, connection: Connection) -> Engine:
+    async def get(self, connection: Connection) -> Guard:
         """The engine, connected at least once. Raises `DatabaseUnavailable`, `EngineMissing`."""
         slot = self._slot(connection)
         if not slot.opened:
@@ -50,7 +50,7 @@ class OpenEngines:
         slot = self._slots.get(number)
         return slot is not None and slot.opened
 
-    async def put(self, connection: Connection, engine: Engine, *, opened: bool) -> None:
+    async def put(self, connection: Connection, engine: Guard, *, opened: bool) -> None:
         """Keeps `engine` for the connection, and closes the one that it replaces."""
         old = self._slots.get(connection.number)
         self._slots[connection.number] = _Slot(engine, connection.revision, opened=opened)

@@ -51,6 +51,10 @@ class Guard:
         """See `Engine.traits`."""
         return self._engine.traits
 
+    def refuse_if_open(self) -> None:
+        """Raises `DatabaseUnavailable` while the breaker is open: for who has to spend something before it calls a verb."""
+        self._watch.refuse_if_open()
+
     async def open(self) -> Health:
         """See `Engine.open`; after failures it is the breaker's probe, like any other call."""
         return await self._watch.call("open", self._settings.connect_timeout_s, self._engine.open, (), health_verdict)

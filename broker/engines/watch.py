@@ -138,6 +138,11 @@ class Watch:
         # Raised here and not in the handler: there the engine's own exception would hang on it as its context.
         raise failure
 
+    def refuse_if_open(self) -> None:
+        """Raises `DatabaseUnavailable` while the database is left alone; takes no permit."""
+        if self._breaker.wait_ms(self._clock.now_ms()):
+            self._permit()
+
     def _permit(self) -> Permit:
         now_ms = self._clock.now_ms()
         permit = self._breaker.admit(now_ms)

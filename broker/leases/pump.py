@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from broker.catalog.connections import Connection
+from broker.engines.guard import Guard
 from broker.engines.protocol import Extension, Outcome
-from broker.errors import EngineError, LimitExceeded, Unavailable
+from broker.errors import BrokerError, EngineError, LimitExceeded, Unavailable
 from broker.leases import lifecycle
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -122,8 +123,9 @@ class _Lane:
         busy = {item.handout.number for item in items}
         self._parts.busy |= busy
         try:
+            engine = await self._engine(items)
             claimed = await self._claim(items)
-            enabled = await self._enable(claimed) if claimed else ()
+            enabled = await self._enable(engine, claimed) if claimed else ()
             if enabled:
                 await self._tell(enabled)
         except Exception as error:  # noqa: BLE001 - every caller must hear; the error itself goes to each of them
@@ -131,6 +133,16 @@ class _Lane:
                 item.fail(error)
         finally:
             self._parts.busy -= busy
+
+    async def _engine(self, items: Sequence[HandoutItem]) -> Guard:
+        """The engine, asked for first: while a database is away its prepared users must not be used up."""
+        try:
+            engine = await self._parts.catalog.engine_for(self._connection)
+            engine.refuse_if_open()
+        except BrokerError:
+            await self._parts.trail.record([item.request_entry for item in items])
+            raise
+        return engine
 
     async def _claim(self, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
         """Barrier 1. Answers the items that are claimed; the others have heard."""
@@ -153,10 +165,9 @@ class _Lane:
             raise recorded
         return claimed
 
-    async def _enable(self, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
+    async def _enable(self, engine: Guard, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
         outcomes: Sequence[Outcome]
         try:
-            engine = await self._parts.catalog.engine_for(self._connection)
             outcomes = await engine.enable([item.extension for item in items])
         except EngineError as error:
             outcomes = [Outcome(item.handout.number, error) for item in items]
