@@ -1,0 +1,79 @@
+"""What the tests of the engines' room share."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.clock import SystemClock
+from broker.engines.guard import Guard
+from broker.engines.protocol import Engine, Origin
+from broker.engines.settings import EngineSettings
+from broker.metrics import Metrics
+from broker.model import Terms
+from broker.secret import Secret
+from broker.testing.engine import FAIL, OWN, MemoryEngine, MemoryServer
+
+
+class MemorySession:
+    """A session in the database in memory."""
+
+    def __init__(self, server: MemoryServer, number: int) -> None:
+        self._server = server
+        self._number = number
+
+    async def is_open(self) -> bool:
+        """Whether it stands."""
+        return self._server.is_open(self._number)
+
+
+class MemorySubject:
+    """The engine in memory as a subject of the promises."""
+
+    terms = Terms(creation=("login",))
+    failing_terms = Terms(creation=("login", FAIL))
+    owning_terms = Terms(creation=("login", OWN))
+
+    def __init__(self, server: MemoryServer, engine: Engine, origin: Origin) -> None:
+        self.server = server
+        self.engine = engine
+        self.origin = origin
+
+    async def log_in(self, name: str, password: Secret) -> MemorySession | None:
+        """As an application logs in."""
+        number = self.server.log_in(name, password)
+        return None if number is None else MemorySession(self.server, number)
+
+    async def exists(self, name: str) -> bool:
+        """Whether anybody has that name."""
+        return name in self.server.accounts
+
+    async def add_stranger(self, name: str, password: Secret) -> None:
+        """A user of somebody else's."""
+        self.server.add(name, password=password.reveal())
+
+
+@pytest.fixture
+def server() -> MemoryServer:
+    """An empty database."""
+    return MemoryServer()
+
+
+@pytest.fixture
+def origin() -> Origin:
+    """This broker."""
+    return Origin(broker="b0", boot="boot0")
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Fresh metrics."""
+    return Metrics()
+
+
+@pytest.fixture(params=["bare", "guarded"])
+def subject(request: pytest.FixtureRequest, server: MemoryServer, origin: Origin, metrics: Metrics) -> MemorySubject:
+    """The engine in memory, by itself and behind the guard, which must keep the same promises."""
+    engine: Engine = MemoryEngine(server, origin)
+    if request.param == "guarded":
+        engine = Guard(engine, "memory", EngineSettings(), metrics, SystemClock())
+    return MemorySubject(server, engine, origin)
