@@ -113,12 +113,13 @@ async def _all_due(subject: Subject, service: Service, count: int) -> AsyncItera
 
 async def _leases_due(subject: Subject, count: int) -> float:
     """Makes `count` leases; answers when they fall due, by `stopwatch_s`. Raises `RuntimeError` when it took too long."""
+    trial = min(_TRIAL, count)
     started_s = stopwatch_s()
-    await issue(subject.calls, CROWD, _TRIAL)
-    due_in_s = (stopwatch_s() - started_s) * count / _TRIAL * _SLACK + 3
+    await issue(subject.calls, CROWD, trial)
+    due_in_s = (stopwatch_s() - started_s) * count / trial * _SLACK + 3
     if due_in_s > _LONGEST_TTL_S:
         raise RuntimeError(f"making {count:,} leases would take longer than {_LONGEST_TTL_S} s; ask for fewer with --due")
-    await subject.calls.revoke_all(CROWD, _TRIAL)
+    await subject.calls.revoke_all(CROWD, trial)
     order = subject.calls.address.creds_order("due-{ttl}", clients=_CLIENTS, requests=count, due_in_s=due_in_s)
     async with open_load(order) as load:
         due_s = stopwatch_s() + due_in_s

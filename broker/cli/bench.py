@@ -48,7 +48,7 @@ def bench(
         sessions=min(_USUAL.sessions, revoked),
         tables=min(_USUAL.tables, revoked),
         due=due,
-        scale=tuple(sorted({min(_SMALL_STORE, scale), scale})) if scale else (),
+        scale=tuple(sorted({min(_SMALL_STORE, scale // 2), scale})) if scale else (),
     )
     from broker.bench.command import measured, show  # noqa: PLC0415 - a command loads its room when it is called
 
