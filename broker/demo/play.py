@@ -88,7 +88,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 async def _unless(stop: asyncio.Event, work: Coroutine[object, object, _T]) -> _T:
     """What `work` gives. Raises `Interrupted`, with `work` ended, when `stop` comes first."""
-    acting = asyncio.create_task(work)
+    acting = asyncio.create_task(_with_a_reader(work))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({acting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -99,3 +99,11 @@ async def _unless(stop: asyncio.Event, work: Coroutine[object, object, _T]) -> _
     if acting.cancelled() or (stop.is_set() and acting.exception() is not None):
         raise Interrupted
     return acting.result()
+
+
+async def _with_a_reader(work: Coroutine[object, object, _T]) -> _T:
+    """What `work` gives. Raises `Interrupted` when whoever read our output is gone, which rich turns into an exit."""
+    try:
+        return await work
+    except SystemExit as error:
+        raise Interrupted from error
