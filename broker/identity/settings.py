@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict, Field
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from broker.duration import parse_seconds
-
-Duration = Annotated[int, BeforeValidator(lambda value: parse_seconds(value, field="duration"))]
+from broker.api.fields import DurationSeconds
 
 
 class TokenSettings(BaseModel):
@@ -16,10 +12,10 @@ class TokenSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    default_ttl: Duration = Field(
+    default_ttl: DurationSeconds = Field(
         86_400, ge=1, description="How long a token lives when its request does not say; seconds or a text such as 24h."
     )
-    max_ttl: Duration = Field(
+    max_ttl: DurationSeconds = Field(
         2_764_800,
         ge=1,
         description="The longest that a token may live with all its renewals (32 days); periodic tokens are exempt.",
