@@ -181,17 +181,17 @@ def _walk(log: BinaryIO, begin: int, chain: Chain, known: Link) -> _Walked:
         position += len(line)
         # A line that lacks nothing but its newline was written whole; it only has to be ended.
         whole = line if line.endswith(b"\n") else line + b"\n"
-        link = chain.follow(walked.link, whole) or (_follow_named(chain, known, whole) if walked.end == 0 else None)
+        link = chain.follow(walked.link, whole) or (_follow_named(chain, whole) if walked.end == 0 else None)
         if link is not None:
             walked.told = walked.told or (walked.link == known and previous_named(whole) is not None)
             walked.link, walked.end = link, position
     return walked
 
 
-def _follow_named(chain: Chain, known: Link, line: bytes) -> Link | None:
+def _follow_named(chain: Chain, line: bytes) -> Link | None:
     """A note at the beginning of a file, where the head that the store kept is older than the file."""
     previous = previous_named(line)
-    return chain.follow(previous, line) if previous is not None and previous.sequence >= known.sequence else None
+    return None if previous is None else chain.follow(previous, line)
 
 
 def _fragment(log: BinaryIO, begin: int) -> Fragment | None:

@@ -111,6 +111,14 @@ def test_lines_missing_before_the_newest_are_an_alert() -> None:
     assert (found.finding, found.link, found.missing) == (Finding.TAIL_MISSING, LINKS[119], (91, 100))
 
 
+def test_the_heads_place_is_found_however_far_back() -> None:
+    """What is missing beside an old head is seen, though much was written since."""
+    later = b"".join(LINES[5:])
+    assert len(later) > 3 * 64 * 1024
+    found = _examined(b"".join(LINES[:3]) + later, LINKS[4])
+    assert (found.finding, found.link, found.missing) == (Finding.TAIL_MISSING, LINKS[599], (4, 5))
+
+
 def test_another_line_in_the_heads_place_is_an_alert() -> None:
     """A line of the head's number with another MAC is not the one that was confirmed."""
     forged = Link(100, b"f" * 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,6 +186,21 @@ def test_an_old_file_can_not_be_passed_off_inside_a_file(tmp_path: Path) -> None
     """Only a file's first line may go back; the same line elsewhere is out of order."""
     new, _ = _closed(b"", LINKS[5])
     assert _said(_verified(tmp_path, b"".join(LINES[:8]) + new)) == (Wrong.OUT_OF_ORDER, "audit.0.log", 9, 9)
+
+
+def test_a_whole_line_at_a_files_end_is_no_torn_one(tmp_path: Path) -> None:
+    """What a rotation excuses is a line cut short, not one that was put there."""
+    new, head = _closed(b"", LINKS[7])
+    report = _verified(tmp_path, [*LINES[:8], b'{"type":"request"}\n'], new, head=head)
+    assert _said(report) == (Wrong.FORGED, "audit.0.log", 9, 9)
+
+
+def test_a_forged_note_excuses_nothing(tmp_path: Path) -> None:
+    """Where the line before is not given, a first line can't be explained away by a note that proves nothing."""
+    junk = b'{"type":"request"}'
+    told = b'{"bytes":%d,"sha256":"%b"}' % (len(junk), hashlib.sha256(junk).hexdigest().encode())
+    _, note = Chain(b"l" * 32).extend(LINKS[5], [b'{"type":"recovery","closed_off":%b}' % told])
+    assert _said(_verified(tmp_path, junk + b"\n" + note, head=None)) == (Wrong.ALTERED, "audit.0.log", 1, 1)
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:

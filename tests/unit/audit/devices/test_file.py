@@ -135,7 +135,7 @@ def test_a_file_that_others_may_write_is_refused(path: Path, mode: int) -> None:
 
 
 def test_what_is_no_file_is_refused(path: Path) -> None:
-    """A pipe has no tail to take back, and opening it must not hang."""
+    """A pipe has no tail to take back."""
     os.mkfifo(path, 0o600)
     with pytest.raises(OSError, match="not a regular file"):
         FileDevice(path).open()
