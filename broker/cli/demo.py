@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
-from broker.demo.play import INTERRUPTED, play
-from broker.demo.screen import Screen
-from broker.log import LogSettings, configure
 
 
 def demo(
@@ -20,10 +16,20 @@ def demo(
     ] = False,
 ) -> None:
     """Shows a database user made for one session, used, expired and removed, on a real PostgreSQL of its own."""
-    configure(LogSettings(level="error", format="console"))
     try:
-        status = asyncio.run(play(Screen(Console()), keep=keep))
+        status = _play(keep=keep)
     except KeyboardInterrupt:
-        # Ctrl-C before the first signal handler stood: nothing had been started.
-        status = INTERRUPTED
+        # Ctrl-C before the demo's own handler stood: nothing had been started.
+        status = 128 + signal.SIGINT
     raise typer.Exit(status)
+
+
+def _play(*, keep: bool) -> int:
+    from rich.console import Console  # noqa: PLC0415 - a command loads its room when it is called
+
+    from broker.demo.play import play  # noqa: PLC0415
+    from broker.demo.screen import Screen  # noqa: PLC0415
+    from broker.log import LogSettings, configure  # noqa: PLC0415
+
+    configure(LogSettings(level="error", format="console"))
+    return asyncio.run(play(Screen(Console()), keep=keep))
