@@ -22,6 +22,8 @@ MOST_RANDOM = 512
 MOST_CHARS = 65_536
 """A bound on every text on the way, so that chained replacements can't fill the memory."""
 _HASH_CHARS = 8
+_HEX_MARKS = {RANDOM: FIXED + RANDOM, CALLER: CALLER * 2, FIXED: FIXED * 2}
+_MAY_BE_RANDOM = re.compile("[A-Za-z0-9+/]")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 
@@ -71,10 +73,16 @@ def lowercase(_now_ms: int, text: Text) -> Text:
 
 
 def replace(_now_ms: int, find: Text, put: Text, text: Text) -> Text:
-    """`replace find put text`: every `find` in the text becomes `put`, which no longer counts as random."""
+    """`replace find put text`: every `find` in the text becomes `put`.
+
+    Neither does `put` count as random, nor, where `find` may match a random character, anything of the text: how many of them
+    are left would be a matter of chance.
+    """
     if len(text.chars) + text.chars.count(find.chars) * len(put.chars) > MOST_CHARS:
         raise ValueError("replace makes the text too long")
     put = Text(put.chars, put.marks.replace(RANDOM, FIXED))
+    if _MAY_BE_RANDOM.search(find.chars) or CALLER in find.marks:
+        text = Text(text.chars, text.marks.replace(RANDOM, FIXED))
     parts, place = [], 0
     for match in re.finditer(re.escape(find.chars), text.chars):
         parts += [Text(text.chars[place : match.start()], text.marks[place : match.start()]), put]
@@ -89,16 +97,15 @@ def sha256(_now_ms: int, text: Text) -> Text:
 
 def encode_hex(_now_ms: int, text: Text) -> Text:
     """`hex text`: two hexadecimal digits for each byte."""
-    return hex_digits(_bytes(text).hex(), text.randomness)
+    return Text(_bytes(text).hex(), "".join([_HEX_MARKS[mark] for mark in _byte_marks(text)]))
 
 
 def encode_base64(_now_ms: int, text: Text) -> Text:
     """`base64 text`: standard base64 with padding."""
     encoded = base64.b64encode(_bytes(text)).decode()
-    marked = min(text.randomness, len(encoded) // 4 * 3)
-    # Three bytes make four digits, so of four digits three may count.
-    groups, rest = divmod(marked, 3)
-    return Text(encoded, ((FIXED + RANDOM * 3) * groups + FIXED + RANDOM * rest).ljust(len(encoded), FIXED)[: len(encoded)])
+    # Four digits carry three bytes, each of them whole with the second, third and fourth digit.
+    marks = re.sub("(.).{0,2}", _base64_marks, _byte_marks(text))
+    return Text(encoded, marks.ljust(len(encoded), FIXED))
 
 
 def decode_hex(_now_ms: int, text: Text) -> Text:
@@ -146,6 +153,17 @@ def glob(_now_ms: int, pattern: Text, text: Text) -> bool:
             return False
         place = found + len(piece)
     return True
+
+
+def _byte_marks(text: Text) -> str:
+    """A mark for each byte of the encoded text."""
+    if text.chars.isascii():
+        return text.marks
+    return "".join([mark * len(_bytes(Text(char, mark))) for char, mark in zip(text.chars, text.marks, strict=True)])
+
+
+def _base64_marks(group: re.Match[str]) -> str:
+    return (FIXED if group[1] == RANDOM else group[1]) + group[0]
 
 
 def _bytes(text: Text) -> bytes:

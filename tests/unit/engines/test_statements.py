@@ -1,0 +1,116 @@
+"""Statements: variables, expiry, and the forms in which a request writes them."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.engines.statements import decode, expiration, render
+from broker.errors import InvalidRequest
+
+SAFE = st.text(alphabet=st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters="'\"`\\"))
+
+
+def encoded(text: str) -> str:
+    """Base64 of a text, as an operator would send it."""
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_variables_are_replaced_wherever_they_stand() -> None:
+    """Each `{{name}}` becomes its value, as often as it stands there."""
+    text = 'CREATE ROLE "{{name}}" PASSWORD \'{{password}}\'; GRANT app TO "{{name}}"'
+    assert render(text, name="u", password="p") == 'CREATE ROLE "u" PASSWORD \'p\'; GRANT app TO "u"'
+
+
+@pytest.mark.parametrize("text", ["{{ name }}", "{{other}}", "{name}", "{{NAME}}", "{{name", "{{}}", "{{{x}}}"])
+def test_what_is_no_known_variable_is_left_alone(text: str) -> None:
+    """Only the exact form of a variable that is given is replaced."""
+    assert render(text, name="u") == text
+
+
+def test_values_are_not_looked_into() -> None:
+    """A value that looks like a variable is put in as it is, whatever the order."""
+    assert render("{{name}} {{password}}", name="{{password}}", password="{{name}}") == "{{password}} {{name}}"
+
+
+@pytest.mark.parametrize("bad", ["a'b", 'a"b', "a\\b", "a\x00b", "a\nb", "a`b", "ä", "\x7f", "a\ud800"])
+def test_unsafe_value_is_refused_without_showing_it(bad: str) -> None:
+    """A value that could end a literal is refused, by the variable's name alone, since it may be a password."""
+    with pytest.raises(InvalidRequest, match=r"\{\{password\}\}") as caught:
+        render("x", password=f"hunter2{bad}")
+    assert "hunter2" not in str(caught.value)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["{{name}}", "{{password}}", "{{x}}", "{", "}", "'", " ", "text"])), SAFE, SAFE)
+def test_render_puts_each_value_in_its_place(pieces: list[str], name: str, password: str) -> None:
+    """Rendering a text piece by piece, or as a whole, is the same where pieces don't make a variable together."""
+    text = "|".join(pieces)
+    expected = "|".join({"{{name}}": name, "{{password}}": password}.get(piece, piece) for piece in pieces)
+    assert render(text, name=name, password=password) == expected
+
+
+def test_expiration_is_utc_with_a_numeric_zone() -> None:
+    """Milliseconds are cut, never rounded up, and the zone is written as a number."""
+    assert expiration(1_700_000_000_999) == "2023-11-14 22:13:20+0000"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, []),
+        ("", []),
+        ([], []),
+        (["", "  ", "SELECT 1"], ["SELECT 1"]),
+        ("SELECT 1; SELECT 2", ["SELECT 1; SELECT 2"]),
+        (["SELECT 1", "SELECT 2"], ["SELECT 1", "SELECT 2"]),
+        ('["SELECT 1", "SELECT 2"]', ["SELECT 1", "SELECT 2"]),
+        ("[]", []),
+        (encoded("CREATE ROLE x"), ["CREATE ROLE x"]),
+        (encoded('["CREATE ROLE x", "GRANT y"]'), ["CREATE ROLE x", "GRANT y"]),
+        ([encoded("SELECT 1"), "SELECT 2"], ["SELECT 1", "SELECT 2"]),
+        ("[1, 2]", ["[1, 2]"]),
+        ("[broken", ["[broken"]),
+        ("VACUUM", ["VACUUM"]),
+        ("SELECT11", ["SELECT11"]),
+    ],
+)
+def test_statements_are_decoded(value: object, expected: list[str]) -> None:
+    """A list, a string, JSON, base64 and base64 of JSON give the statements that the operator meant."""
+    assert decode(value) == expected  # type: ignore[arg-type]  # JSON literals
+
+
+@pytest.mark.parametrize("value", [1, True, {"a": "b"}, [1], [["x"]], [None]])
+def test_other_types_are_refused_by_the_fields_name(value: object) -> None:
+    """What is neither a string nor a list of strings is refused, naming the field."""
+    with pytest.raises(InvalidRequest, match="creation_statements takes"):
+        decode(value, field="creation_statements")  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("value", ["a\x00b", ["a\x00b"], '["a\\u0000b"]'])
+def test_nul_is_refused_in_every_form(value: str | list[str]) -> None:
+    """A NUL can't reach the database, however it is written."""
+    with pytest.raises(InvalidRequest, match="NUL"):
+        decode(value)  # type: ignore[arg-type]  # a list of strings is JSON
+
+
+@settings(deadline=None)
+@given(st.text() | st.lists(st.text()))
+def test_decode_never_fails_otherwise(value: str | list[str]) -> None:
+    """Any text gives statements or the one error."""
+    try:
+        statements = decode(value)  # type: ignore[arg-type]  # a list of strings is JSON
+    except InvalidRequest:
+        return
+    assert all(statement.strip() for statement in statements)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1).filter(lambda text: text.strip() and "\x00" not in text)))
+def test_json_list_survives_base64(statements: list[str]) -> None:
+    """What was encoded as a JSON list in base64 comes back unchanged."""
+    assert decode(encoded(json.dumps(statements))) == statements
