@@ -92,7 +92,7 @@ BEGIN
     UPDATE token SET live = live - 1 WHERE number = OLD.token;
 END;
 
-CREATE TRIGGER lease_keeps_its_place BEFORE UPDATE OF connection, token, family ON lease
+CREATE TRIGGER lease_keeps_its_place AFTER UPDATE OF connection, token, family ON lease
 WHEN NEW.connection <> OLD.connection OR NEW.family <> OLD.family OR (OLD.token <> 0 AND NEW.token <> OLD.token)
 BEGIN
     SELECT RAISE(FAIL, 'a lease keeps its connection, token and path');
