@@ -50,7 +50,7 @@ def as_json(numbers: Iterable[int]) -> str:
 def _hand_out(db: sqlite3.Connection, now_ms: int, cipher: Cipher, asked: Handout, place: Place | None) -> Refusal | None:
     if place is None:
         return Refusal.NOT_PREPARED
-    new_place = place._replace(token=asked.token)
+    new_place = place._replace(token=asked.token, family=cipher.family(asked.facts.path))
     return _try(db, "hand_out", _sealed(cipher, new_place, asked) | _conditions(asked, now_ms))
 
 

@@ -1,0 +1,123 @@
+"""Conformance: due times, claims and epochs. Only the protocol is used."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from broker.model import LeaseState
+
+HOUR_MS = 3_600_000
+ACTIVE = (LeaseState.ACTIVE,)
+
+
+async def test_only_what_is_due_is_claimed_oldest_first(book: Any) -> None:
+    """A claim takes the longest overdue, up to its limit, and nothing before its time."""
+    token = await book.token()
+    late, later, soon = [await book.active(token, due_in_ms=due) for due in (1000, 2000, HOUR_MS)]
+    assert list(await book.store.claim_due(ACTIVE, limit=10, hold_ms=1000)) == []
+    await book.shift(2)
+    assert [lease.number for lease in await book.store.claim_due(ACTIVE, limit=1, hold_ms=5000)] == [late]
+    assert [lease.number for lease in await book.store.claim_due(ACTIVE, limit=10, hold_ms=5000)] == [later]
+    assert await book.state(soon) is LeaseState.ACTIVE
+
+
+async def test_claim_raises_the_epoch_and_pushes_the_due_time(book: Any) -> None:
+    """The claimed lease comes back as it now stands."""
+    number = await book.active(await book.token(), due_in_ms=0)
+    (claimed,) = await book.store.claim_due(ACTIVE, limit=1, hold_ms=7000)
+    assert (claimed.number, claimed.epoch, claimed.due_ms) == (number, 1, book.store.now_ms() + 7000)
+    assert claimed == await book.lease(number)
+
+
+async def test_claim_of_a_dead_owner_falls_due_again(book: Any) -> None:
+    """Nothing is claimed twice within the hold, and again after it."""
+    await book.active(await book.token(), due_in_ms=0)
+    assert len(await book.store.claim_due(ACTIVE, limit=9, hold_ms=3000)) == 1
+    assert len(await book.store.claim_due(ACTIVE, limit=9, hold_ms=3000)) == 0
+    await book.shift(3)
+    (again,) = await book.store.claim_due(ACTIVE, limit=9, hold_ms=3000)
+    assert again.epoch == 2
+
+
+async def test_no_two_callers_claim_the_same_lease(book: Any) -> None:
+    """Callers at the same moment share what is due."""
+    token = await book.token()
+    numbers = sorted([await book.active(token, due_in_ms=0) for _ in range(20)])
+    claims = await asyncio.gather(*(book.store.claim_due(ACTIVE, limit=3, hold_ms=HOUR_MS) for _ in range(10)))
+    assert sorted(lease.number for claim in claims for lease in claim) == numbers
+
+
+async def test_claims_can_be_kept_to_a_connection_or_away_from_some(book: Any) -> None:
+    """A dead database's backlog is not in the way of others'."""
+    token = await book.token()
+    first, second, third = [await book.active(token, connection=connection, due_in_ms=0) for connection in (1, 2, 3)]
+    one = await book.store.claim_due(ACTIVE, limit=9, hold_ms=HOUR_MS, connection=2)
+    assert [lease.number for lease in one] == [second]
+    rest = await book.store.claim_due(ACTIVE, limit=9, hold_ms=HOUR_MS, not_connections={1})
+    assert [lease.number for lease in rest] == [third]
+    assert len(await book.store.claim_due(ACTIVE, limit=9, hold_ms=HOUR_MS)) == 1
+    assert (await book.lease(first)).epoch == 1
+
+
+async def test_one_connection_that_is_excluded_gives_nothing(book: Any) -> None:
+    """A connection both asked for and excluded is excluded."""
+    await book.active(await book.token(), due_in_ms=0)
+    assert list(await book.store.claim_due(ACTIVE, limit=9, hold_ms=0, connection=1, not_connections=[1])) == []
+
+
+async def test_oldest_first_holds_across_states_and_connections(book: Any) -> None:
+    """States and connections are merged by due time."""
+    token = await book.token()
+    numbers = []
+    for index, state in enumerate((LeaseState.REVOKING, LeaseState.STUCK, LeaseState.REVOKING, LeaseState.STUCK)):
+        number = await book.reserved(token, connection=1 + index // 2)
+        await book.moved(number, LeaseState.RESERVED, state, due_in_ms=index * 100)
+        numbers.append(number)
+    await book.shift(1)
+    claimed = await book.store.claim_due([LeaseState.REVOKING, LeaseState.STUCK], limit=3, hold_ms=HOUR_MS)
+    assert [lease.number for lease in claimed] == numbers[:3]
+
+
+async def test_intents_fall_due_for_recovery(book: Any) -> None:
+    """A reservation that is left alone is found by the same claim as everything else."""
+    number = await book.reserved(await book.token(), due_in_ms=500)
+    assert await book.store.next_due_ms([LeaseState.RESERVED]) == book.store.now_ms() + 500
+    await book.shift(0.5)
+    claimed = await book.store.claim_due([LeaseState.RESERVED, LeaseState.PREPARING], limit=9, hold_ms=1)
+    assert [lease.number for lease in claimed] == [number]
+
+
+async def test_next_due_is_the_earliest_of_the_states(book: Any) -> None:
+    """It is None where no lease is in any of them."""
+    token = await book.token()
+    assert await book.store.next_due_ms(ACTIVE) is None
+    await book.active(token, due_in_ms=5000)
+    await book.active(token, connection=2, due_in_ms=3000)
+    await book.reserved(token, due_in_ms=1)
+    assert await book.store.next_due_ms(ACTIVE) == book.store.now_ms() + 3000
+    assert await book.store.next_due_ms([LeaseState.STUCK]) is None
+
+
+async def test_due_count_looks_ahead_and_stops_at_its_most(book: Any) -> None:
+    """What falls due within the span is counted, but no further than asked."""
+    token = await book.token()
+    for connection, due in ((1, 1000), (1, 2000), (2, 2000), (2, 9000)):
+        await book.active(token, connection=connection, due_in_ms=due)
+    assert await book.store.due_count(ACTIVE, within_ms=2000, at_most=100) == 3
+    assert await book.store.due_count(ACTIVE, within_ms=2000, at_most=2) == 2
+    assert await book.store.due_count(ACTIVE, within_ms=0, at_most=2) == 0
+
+
+async def test_hasten_makes_one_connections_leases_due_now(book: Any) -> None:
+    """When a database is back, what waited for it is tried at once."""
+    token = await book.token()
+    waiting = []
+    for connection, state in ((1, LeaseState.REVOKING), (1, LeaseState.STUCK), (1, LeaseState.ACTIVE), (2, LeaseState.STUCK)):
+        number = await book.reserved(token, connection=connection)
+        await book.moved(number, LeaseState.RESERVED, state, due_in_ms=HOUR_MS)
+        waiting.append(number)
+    states = (LeaseState.REVOKING, LeaseState.STUCK)
+    assert await book.store.hasten(states, connection=1) == 2
+    claimed = await book.store.claim_due(states, limit=9, hold_ms=HOUR_MS)
+    assert sorted(lease.number for lease in claimed) == waiting[:2]
