@@ -50,13 +50,15 @@ def _read_private(path: Path) -> str:
         raise KeyUnusable(
             f"the key file {path} can't be read ({failure.strerror}): give its path, or make one at the first start"
         ) from failure
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(file.fileno())
+    try:
+        facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise KeyUnusable(f"the key file {path} is not a regular file: the master key must be in one")
         if facts.st_mode & 0o077:
             raise KeyUnusable(f"the key file {path} is open to others (mode {facts.st_mode & 0o777:04o}): chmod 600 it")
-        return file.read(MOST_CHARS + 1).decode("ascii", "replace")
+        return os.read(descriptor, MOST_CHARS + 1).decode("ascii", "replace")
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:
