@@ -154,7 +154,7 @@ class Story:
         session.add_termination_listener(lambda _: ended.set())
         if not await screen.wait_for(ended, seconds=LEASE_S + 1, text="the lease"):
             raise DemoFailed("the session was still open long after the lease had ended")
-        await screen.done("the broker had the session ended, and removed the user")
+        await screen.done("the session ended: the broker took the user away")
         screen.act("application", _READ)
         await screen.refused(await _refusal(session.fetch(_READ)))
         await self._gone(credential)
