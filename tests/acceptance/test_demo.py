@@ -1,0 +1,145 @@
+"""`broker demo` shows what it promises and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+BROKER = Path(sys.executable).with_name("broker")
+INTERRUPTED = 128 + signal.SIGINT
+LIMIT_S = 120
+INTERRUPTIONS = 5
+STORY_S = 18
+"""About how long the story takes; interruptions are spread over it."""
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where the demo keeps what it needs. Not below `tmp_path`: as root, the database runs as somebody who can't go there."""
+    directory = Path(tempfile.mkdtemp(prefix="demo-test-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+async def start_demo(temporary: Path, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(str(BROKER), "demo", *arguments),
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+async def ended(demo: asyncio.subprocess.Process) -> tuple[str, str]:
+    """The rest of its output, and its errors."""
+    output, errors = await asyncio.wait_for(demo.communicate(), LIMIT_S)
+    return output.decode(), errors.decode()
+
+
+def interrupt(demo: asyncio.subprocess.Process) -> None:
+    """Ctrl-C at a terminal: every process of the group gets the signal."""
+    with suppress(ProcessLookupError):
+        os.killpg(demo.pid, signal.SIGINT)
+
+
+def assert_nothing_left(temporary: Path) -> None:
+    """No file, and no process that was told about one."""
+    assert list(temporary.iterdir()) == []
+    running = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if str(temporary) in read_or_nothing(path)]
+    assert running == []
+
+
+def read_or_nothing(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+async def test_demo_tells_the_whole_story(temporary: Path) -> None:
+    """Two users are made, used, refused what they may not, ended and seen to be gone; the log is whole; nothing is left."""
+    demo = await start_demo(temporary)
+    output, errors = await ended(demo)
+    assert (demo.returncode, errors) == (0, ""), output + errors
+    expected = [
+        "PostgreSQL 18",
+        "a token for the application",
+        "logged in",
+        "chair  119.00",
+        "42501  permission denied for table products",
+        "6 s from now",
+        "the session ended",
+        "connection is closed",
+        "28P01  password authentication failed",
+        "0 rows: the user does not exist",
+        "revoked, and seen to be gone",
+        "28P01  password authentication failed",
+        "0 rows: the user does not exist",
+        "none altered, none missing",
+        "0 rows: no role is left behind",
+        "all removed",
+    ]
+    place = 0
+    for words in expected:
+        place = output.find(words, place)
+        assert place >= 0, f"{words!r} is missing, or too early, in:\n{output}"
+    users = set(re.findall(r"✓ user (\S+),", output))
+    assert len(users) == 2
+    audited = output.partition("the audit log")[2]
+    assert all(audited.count(user) >= 2 for user in users), "the log names each user when it is handed out and when it ends"
+    assert_nothing_left(temporary)
+
+
+async def test_interrupted_demo_leaves_nothing(temporary: Path) -> None:
+    """Ctrl-C at any moment ends it with the status of an interrupted program, without a traceback, and everything is removed."""
+
+    async def interrupted(delay_s: float) -> None:
+        demo = await start_demo(temporary)
+        assert demo.stdout is not None
+        first = await demo.stdout.readline()
+        await asyncio.sleep(delay_s)
+        interrupt(demo)
+        output, errors = await ended(demo)
+        assert (demo.returncode, errors) == (INTERRUPTED, ""), f"after {delay_s} s:\n{first.decode()}{output}{errors}"
+
+    # Spread over the story; where within its part of it, chance decides anew each time.
+    moments = [(part + random.random()) * STORY_S / INTERRUPTIONS for part in range(INTERRUPTIONS)]
+    await asyncio.gather(*map(interrupted, [0.0, random.random(), *moments]))
+    assert_nothing_left(temporary)
+
+
+async def test_kept_demo_answers_until_interrupted(temporary: Path) -> None:
+    """With --keep it prints a token that works for more leases; Ctrl-C then is the regular end, and everything is removed."""
+    demo = await start_demo(temporary, "--keep")
+    assert demo.stdout is not None
+    text = ""
+    while "tail -f" not in text:
+        line = await asyncio.wait_for(demo.stdout.readline(), LIMIT_S)
+        assert line, f"it ended early:\n{text}"
+        text += line.decode()
+    found = re.search(r"VAULT_ADDR=(\S+) VAULT_TOKEN=(\S+)", text)
+    assert found is not None
+    request = urllib.request.Request(f"{found[1]}/v1/database/creds/reader", headers={"X-Vault-Token": found[2]})
+    reply = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(request).read()))
+    assert reply["lease_duration"] == 600
+    interrupt(demo)
+    output, errors = await ended(demo)
+    assert (demo.returncode, errors) == (0, ""), output + errors
+    assert "0 rows: no role is left behind" in output
+    assert_nothing_left(temporary)
