@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 import orjson
 from aiohttp.web_request import BaseRequest
 
+from broker.api.fields import boolean
 from broker.duration import parse_seconds
 from broker.errors import InvalidRequest, NotFound, UnsupportedOperation
 from broker.secret import Secret
@@ -22,8 +23,6 @@ _OPERATIONS = {
     "PATCH": "patch",
     "DELETE": "delete",
 }
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _FORM = "application/x-www-form-urlencoded"
 _FORM_FIELDS = 1_000
 _PATH_CHARS = 4_096
@@ -48,10 +47,7 @@ def operation_of(request: BaseRequest, path: str, query: dict[str, object]) -> s
     if operation is None:
         raise UnsupportedOperation
     if operation == "read" and "list" in query:
-        flag = query.pop("list")
-        if flag not in _TRUE and flag not in _FALSE:
-            raise InvalidRequest("list: neither true nor false")
-        operation = "list" if flag in _TRUE else operation
+        operation = "list" if boolean(query.pop("list"), "list") else operation
     if operation == "update" and path.endswith("/"):
         raise InvalidRequest("cannot write to a path ending in '/'")
     return operation

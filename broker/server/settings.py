@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _LAST_PORT = 65_535
-_LOOPBACK = ("localhost", "127.", "[::1]")
 
 
 class ServerSettings(BaseModel):
@@ -83,5 +83,11 @@ class ServerSettings(BaseModel):
         return host.removeprefix("[").removesuffix("]"), int(port)
 
     def is_private(self) -> bool:
-        """Whether only this machine reaches the address."""
-        return self.address.startswith("unix:") or self.address.startswith(_LOOPBACK)
+        """Whether only this machine reaches the address: a Unix socket, `localhost`, or a loopback address."""
+        endpoint = self.endpoint()
+        if isinstance(endpoint, Path) or endpoint[0] == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(endpoint[0]).is_loopback
+        except ValueError:
+            return False
