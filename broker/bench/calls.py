@@ -12,14 +12,11 @@ import aiohttp
 from broker.bench.figures import Figure
 from broker.bench.load import Order
 from broker.clock import stopwatch_s
+from broker.errors import Unavailable
 from broker.secret import Secret
 
 _SUCCESS = range(200, 300)
 _LONGEST_CALL_S = 600.0
-
-
-class CallFailed(RuntimeError):
-    """A server under the bench refused what the bench needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +41,7 @@ class Calls:
         self._session = session
 
     async def write(self, path: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """PUTs to a path under `/v1/`; raises `CallFailed` with the server's answer unless it is a success."""
+        """PUTs to a path under `/v1/`; raises `Unavailable` with the server's answer unless it is a success."""
         return await self._call("PUT", path, fields)
 
     async def read(self, path: str) -> dict[str, Any]:
@@ -56,7 +53,7 @@ class Calls:
         started_s = stopwatch_s()
         try:
             await self.write(f"sys/leases/revoke-prefix/database/creds/{role}")
-        except CallFailed as error:
+        except Unavailable as error:
             return Figure(done=0, seconds=stopwatch_s() - started_s, errors=1, first_error=str(error))
         return Figure(done=count, seconds=stopwatch_s() - started_s)
 
@@ -64,7 +61,7 @@ class Calls:
         async with self._session.request(method, f"/v1/{path}", json=fields) as reply:
             text = await reply.text()
             if reply.status not in _SUCCESS:
-                raise CallFailed(f"{method} {path}: HTTP {reply.status}: {text[:300]}")
+                raise Unavailable(f"{method} {path}: HTTP {reply.status}: {text[:300]}")
             return dict(await reply.json(content_type=None)) if text else {}
 
 

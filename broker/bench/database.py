@@ -9,7 +9,7 @@ import asyncpg
 
 from broker.bench.figures import Figure
 from broker.bench.raw import GROUP, PgConnection, batches, create_users, drop_users, make_users
-from broker.errors import InvalidRequest
+from broker.errors import InvalidRequest, Unavailable
 from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 
@@ -85,8 +85,14 @@ class BenchDatabase:
 
 @asynccontextmanager
 async def bench_database(dsn: Secret) -> AsyncIterator[BenchDatabase]:
-    """The database with the bench's group in it; what was made is removed on the way out."""
-    connection = await asyncpg.connect(dsn.reveal())
+    """The database with the bench's group in it; what was made is removed on the way out.
+
+    Raises `Unavailable` when it can't be reached.
+    """
+    try:
+        connection = await asyncpg.connect(dsn.reveal())
+    except (OSError, asyncpg.PostgresError) as error:
+        raise Unavailable(f"the database can't be reached: {error}") from error
     database = BenchDatabase(dsn, connection)
     try:
         await database.tear_down()

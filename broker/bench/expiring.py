@@ -15,6 +15,7 @@ from broker.bench.revoking import issue, raw_drop_row
 from broker.bench.rows import Row
 from broker.bench.service import CROWD, ON_DEMAND, PREPARED, Service, write_role_due
 from broker.clock import stopwatch_s
+from broker.errors import Unavailable
 
 _CLIENTS = 8
 _LONGEST_TTL_S = 180
@@ -112,13 +113,13 @@ async def _all_due(subject: Subject, service: Service, count: int) -> AsyncItera
 
 
 async def _leases_due(subject: Subject, count: int) -> float:
-    """Makes `count` leases; answers when they fall due, by `stopwatch_s`. Raises `RuntimeError` when it took too long."""
+    """Makes `count` leases; answers when they fall due, by `stopwatch_s`. Raises `Unavailable` when it took too long."""
     trial = min(_TRIAL, count)
     started_s = stopwatch_s()
     await issue(subject.calls, CROWD, trial)
     due_in_s = (stopwatch_s() - started_s) * count / trial * _SLACK + 3
     if due_in_s > _LONGEST_TTL_S:
-        raise RuntimeError(f"making {count:,} leases would take longer than {_LONGEST_TTL_S} s; ask for fewer with --due")
+        raise Unavailable(f"making {count:,} leases would take longer than {_LONGEST_TTL_S} s; ask for fewer with --due")
     await subject.calls.revoke_all(CROWD, trial)
     order = subject.calls.address.creds_order("due-{ttl}", clients=_CLIENTS, requests=count, due_in_s=due_in_s)
     async with open_load(order) as load:
@@ -126,7 +127,7 @@ async def _leases_due(subject: Subject, count: int) -> float:
         load.go()
         figure = (await load.result()).figure
     if figure.errors or stopwatch_s() > due_s - 1:
-        raise RuntimeError(f"the leases could not be made in time: {figure.first_error or f'it took {figure.seconds:.0f} s'}")
+        raise Unavailable(f"the leases could not be made in time: {figure.first_error or f'it took {figure.seconds:.0f} s'}")
     return due_s
 
 

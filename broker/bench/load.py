@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from broker.bench.figures import Figure
+from broker.errors import Unavailable
 from broker.secret import Secret
 
 _NO_MORE_THAN_S = 600.0
@@ -66,7 +67,7 @@ class Load:
         self._tell(b"stop\n")
 
     async def result(self) -> LoadResult:
-        """Waits for the end. Raises `RuntimeError` when the generator died."""
+        """Waits for the end. Raises `Unavailable` when the generator died."""
         line = await self._line()
         return LoadResult(
             Figure(
@@ -83,7 +84,7 @@ class Load:
         stream = self._process.stdout
         text = await stream.readline() if stream is not None else b""
         if not text:
-            raise RuntimeError("the load generator ended without a result")
+            raise Unavailable("the load generator ended without a result")
         return orjson.loads(text)
 
     def _tell(self, word: bytes) -> None:

@@ -16,6 +16,7 @@ from broker.bench.load import measure
 from broker.bench.raw import PgConnection
 from broker.bench.rows import Row
 from broker.bench.service import CROWD, OWNERS
+from broker.errors import Unavailable
 
 _CLIENTS = 8
 _LOGINS_AT_ONCE = 8
@@ -66,11 +67,11 @@ async def measure_revoke_with_tables(subject: Subject, count: int) -> None:
 
 
 async def issue(open_calls: Calls, role: str, count: int) -> list[list[str]]:
-    """Makes leases; answers lease id, user name and password of each. Raises `RuntimeError` when one could not be had."""
+    """Makes leases; answers lease id, user name and password of each. Raises `Unavailable` when one could not be had."""
     keep = ("lease_id", "username", "password")
     result = await measure(open_calls.address.creds_order(role, clients=_CLIENTS, requests=count, keep=keep))
     if result.figure.errors:
-        raise RuntimeError(f"leases of {role} could not be made: {result.figure.first_error}")
+        raise Unavailable(f"leases of {role} could not be made: {result.figure.first_error}")
     return result.kept
 
 

@@ -19,6 +19,7 @@ from broker.bench.plan import Plan
 from broker.bench.processes import free_port, resident_mb, stop
 from broker.bench.raw import GROUP
 from broker.clock import stopwatch_s
+from broker.errors import Unavailable
 from broker.seal.providers import FileKey
 from broker.secret import Secret
 
@@ -35,10 +36,6 @@ _READY_S = 60.0
 _POLL_S = 0.005
 _CONNECTIONS = 8
 _CREATION = f"CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD '{{{{password}}}}' VALID UNTIL '{{{{expiration}}}}' IN ROLE {GROUP}"
-
-
-class ServiceFailed(RuntimeError):
-    """The daemon did not start; the message ends with the last lines of its log."""
 
 
 class Service:
@@ -65,7 +62,7 @@ class Service:
         return FileKey(self.state / "master.key").master_key()
 
     async def start(self) -> float:
-        """Starts it; answers the seconds until it says that it is ready. Raises `ServiceFailed`."""
+        """Starts it; answers the seconds until it says that it is ready. Raises `Unavailable`."""
         started_s = stopwatch_s()
         with (self.directory / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -78,7 +75,7 @@ class Service:
         async with aiohttp.ClientSession() as session:
             while not await self._healthy(session):
                 if self._process.returncode is not None or stopwatch_s() - started_s > _READY_S:
-                    raise ServiceFailed(f"the broker did not start; the end of its log:\n{self.log_end()}")
+                    raise Unavailable(f"the broker did not start; the end of its log:\n{self.log_end()}")
                 await asyncio.sleep(_POLL_S)
         return stopwatch_s() - started_s
 

