@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from broker import daemon
 from broker.config import Config
@@ -157,7 +158,9 @@ class Client:
         shown = self.token if token is None else token
         sent = {**({"X-Vault-Token": shown} if shown else {}), **(headers or {})}
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        async with self.session.request(method, f"{self.address}/v1/{path}", data=data, headers=sent) as response:
+        # As it stands: yarl would resolve dots and quote anew.
+        url = URL(f"{self.address}/v1/{path}", encoded=True)
+        async with self.session.request(method, url, data=data, headers=sent) as response:
             return Answer(response.status, response.headers, await response.read())
 
     def audit(self) -> list[dict[str, Any]]:
@@ -185,9 +188,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def broker(
-    settings: dict[str, Any], database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Client]:
+async def broker(settings: dict[str, Any], database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
     """A running broker with the connection `pg` and the role `app`, and a client with its root token."""
     registry = Registry([Claim("memory", "tests", lambda: MemoryPlugin(database))])
     monkeypatch.setattr(Registry, "installed", classmethod(lambda _cls, _allowed=(): registry))
@@ -212,6 +213,20 @@ async def broker(
         )
         yield client
     await running.stop()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+    """Waits until a condition holds, for things that happen in the background; fails after ten seconds."""
+
+    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
+        for _ in range(1_000):
+            if await condition():
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("it never came true")
+
+    return wait
 
 
 @pytest.fixture

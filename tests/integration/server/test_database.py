@@ -1,0 +1,136 @@
+"""Connections, roles and credentials over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+
+async def test_a_connection_reads_back_without_its_secrets(broker: Any) -> None:
+    """In the shape that clients read."""
+    data = (await broker("GET", "database/config/pg")).body["data"]
+    assert data["plugin_name"] == "memory-database-plugin"
+    assert data["connection_details"] == {"connection_url": "memory://", "username": "admin"}
+    assert data["allowed_roles"] == ["*"]
+    assert (await broker("LIST", "database/config")).body["data"] == {"keys": ["pg"]}
+
+
+async def test_an_update_merges(broker: Any) -> None:
+    """What was not sent stays."""
+    await broker("PUT", "database/config/pg", {"allowed_roles": ["app"]})
+    data = (await broker("GET", "database/config/pg")).body["data"]
+    assert (data["allowed_roles"], data["plugin_name"]) == (["app"], "memory-database-plugin")
+    await broker("PUT", "database/roles/app", {"max_ttl": "3h"})
+    role = (await broker("GET", "database/roles/app")).body["data"]
+    assert (role["max_ttl"], role["default_ttl"], role["creation_statements"]) == (10_800, 3_600, ["make"])
+
+
+async def test_creating_and_updating_are_told_apart(broker: Any) -> None:
+    """In the audit log, as policies will need it."""
+    for _ in range(2):
+        await broker("PUT", "database/roles/new", {"db_name": "pg"})
+    operations = [entry["request"]["operation"] for entry in broker.audit() if entry["request"]["path"] == "database/roles/new"]
+    assert operations == ["create", "create", "update", "update"]
+
+
+@pytest.mark.parametrize(
+    ("collection", "fields"), [("roles", {"db_name": "pg"}), ("config", {"plugin_name": "memory-database-plugin"})]
+)
+async def test_what_is_deleted_is_gone(broker: Any, collection: str, fields: dict[str, str]) -> None:
+    """204 even where there is nothing."""
+    await broker("PUT", f"database/{collection}/x", fields)
+    assert (await broker("DELETE", f"database/{collection}/x")).status == 204
+    assert (await broker("GET", f"database/{collection}/x")).status == 404
+    assert (await broker("DELETE", f"database/{collection}/x")).status == 204
+
+
+async def test_an_empty_list_is_not_found(broker: Any) -> None:
+    """As Vault has it."""
+    await broker("DELETE", "database/roles/app")
+    answer = await broker("LIST", "database/roles")
+    assert (answer.status, answer.errors) == (404, [])
+
+
+async def test_reset(broker: Any) -> None:
+    """204, and 400 for a connection that is not there."""
+    assert (await broker("POST", "database/reset/pg")).status == 204
+    assert (await broker("POST", "database/reset/none")).status == 400
+
+
+async def test_credentials(broker: Any, database: Any) -> None:
+    """A lease in the envelope, its user in the database, both entries on record without the password."""
+    body = (await broker("GET", "database/creds/app")).body
+    assert body["lease_id"].startswith("database/creds/app/")
+    assert (body["renewable"], body["lease_duration"]) == (True, 3_600)
+    assert body["data"]["username"] in database.users
+    request, response = broker.audit()[-2:]
+    assert (request["type"], response["type"]) == ("request", "response")
+    assert request["request"]["id"] == response["request"]["id"] == body["request_id"]
+    assert response["response"]["secret"] == {"lease_id": body["lease_id"]}
+    assert response["response"]["data"]["username"] == body["data"]["username"]
+    assert response["response"]["data"]["password"].startswith("hmac-sha256:")
+
+
+@pytest.mark.parametrize(
+    ("setup", "path", "text"),
+    [
+        ({}, "database/creds/none", "unknown role: none"),
+        ({"allowed_roles": ["other"]}, "database/creds/app", '"app" is not an allowed role'),
+    ],
+)
+async def test_a_callers_mistake_is_400(broker: Any, setup: dict[str, Any], path: str, text: str) -> None:
+    """In Vault's words; request and error on record."""
+    if setup:
+        await broker("PUT", "database/config/pg", setup)
+    answer = await broker("GET", path)
+    assert (answer.status, answer.errors) == (400, [text])
+    request, response = broker.audit()[-2:]
+    assert (request["type"], response["type"], response["error"]) == ("request", "response", text)
+
+
+async def test_a_dead_database_is_503(broker: Any, database: Any) -> None:
+    """With Retry-After, and the failure on record."""
+    database.down = True
+    answer = await broker("GET", "database/creds/app")
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert broker.audit()[-1]["type"] == "response"
+    assert broker.audit()[-1]["error"] == answer.errors[0]
+
+
+async def test_the_same_idempotency_key_gets_the_same_lease(broker: Any) -> None:
+    """Also for two requests at once; another key, or none, gets another."""
+    key = {"Idempotency-Key": "deploy-7"}
+    first, second = await asyncio.gather(*(broker("GET", "database/creds/app", headers=key) for _ in range(2)))
+    assert first.body["lease_id"] == second.body["lease_id"]
+    assert first.body["data"] == second.body["data"]
+    other = await broker("GET", "database/creds/app", headers={"Idempotency-Key": "deploy-8"})
+    assert other.body["lease_id"] != first.body["lease_id"]
+
+
+@pytest.mark.parametrize("key", ["k" * 257, "é" * 300])
+async def test_an_over_long_idempotency_key_is_refused(broker: Any, key: str) -> None:
+    """It becomes part of what is stored."""
+    answer = await broker("GET", "database/creds/app", headers={"Idempotency-Key": key})
+    assert answer.status == 400
+    assert answer.errors[0].startswith("Idempotency-Key: ")
+
+
+async def test_leases_per_role_are_limited(broker: Any) -> None:
+    """429 that names the limit, with Retry-After."""
+    await broker("PUT", "database/roles/app", {"max_leases": 1})
+    assert (await broker("GET", "database/creds/app")).status == 200
+    answer = await broker("GET", "database/creds/app")
+    assert answer.status == 429
+    assert "max_leases" in answer.errors[0]
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_warnings_make_a_body(broker: Any) -> None:
+    """A write that has something to say is 200 with no data."""
+    answer = await broker("PUT", "database/roles/app", {"misspelt": 1})
+    assert answer.status == 200
+    assert answer.body["data"] is None
+    assert "misspelt" in answer.body["warnings"][0]
