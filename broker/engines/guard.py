@@ -141,9 +141,12 @@ class Guard:
         found = self._engine.list_users()
         try:
             run = partial(_up_to, _LISTED_AT_ONCE, found)
-            while some := await self._watch.call("list_users", self._settings.list_timeout_s, run):
+            some = await self._watch.call("list_users", self._settings.list_timeout_s, run)
+            while some:
                 for seen in some:
                     yield seen
+                full = len(some) == _LISTED_AT_ONCE
+                some = await self._watch.call("list_users", self._settings.list_timeout_s, run) if full else []
         finally:
             if isinstance(found, AsyncGenerator):
                 await found.aclose()

@@ -149,7 +149,7 @@ class Watch:
         if permit is None:
             wait_s = max(1, math.ceil(self._breaker.wait_ms(now_ms) / 1000))
             raise DatabaseUnavailable(
-                f"connection {self._name} is left alone for {wait_s} s, since its database did not answer: {self._last_failure}",
+                f"connection {self._name} is left alone for {wait_s} s, since its database was not usable: {self._last_failure}",
                 retry_after_s=wait_s,
             )
         return permit
@@ -159,7 +159,7 @@ class Watch:
         if ended in _ANSWERED:
             self._breaker.succeeded(permit)
         elif ended in _FAILED:
-            self._last_failure = f"{verb} found it unavailable"
+            self._last_failure = f"{verb} found that it is away, or can't be written to"
             self._breaker.failed(permit, self._clock.now_ms(), random_below(_CHANCES) / _CHANCES)
         else:
             self._breaker.given_up(permit)

@@ -77,3 +77,28 @@ def subject(request: pytest.FixtureRequest, server: MemoryServer, origin: Origin
     if request.param == "guarded":
         engine = Guard(engine, "memory", EngineSettings(), metrics, SystemClock())
     return MemorySubject(server, engine, origin)
+
+
+class SetClock:
+    """Broker time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.ms = 1_700_000_000_000
+
+    def now_ms(self) -> int:
+        """The time that was set."""
+        return self.ms
+
+    def wall_ms(self) -> int:
+        """The same."""
+        return self.ms
+
+    def raise_to(self, floor_ms: int) -> None:
+        """Moves up to the floor."""
+        self.ms = max(self.ms, floor_ms)
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    """A clock in the test's hand."""
+    return SetClock()
