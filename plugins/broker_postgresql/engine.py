@@ -1,0 +1,188 @@
+"""The engine: one PostgreSQL cluster, as `broker.engines.protocol` wants it. Each verb's work is in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import ClassVar
+
+from broker.clock import SystemClock, stopwatch_s
+from broker.engines.passwords import new_password
+from broker.engines.protocol import (
+    PROTOCOL_VERSION,
+    Extension,
+    Health,
+    NewUser,
+    Origin,
+    Outcome,
+    Password,
+    Seen,
+    Traits,
+    User,
+)
+from broker.model import Json, Terms, UserName
+from broker_postgresql import login, ownership, revoke, settings, terms
+from broker_postgresql.connector import Connector
+from broker_postgresql.issue import Issuer
+from broker_postgresql.lanes import Lane, Lanes
+from broker_postgresql.late import starting_with
+from broker_postgresql.queries import QUERIES
+from broker_postgresql.scram import Stock
+from broker_postgresql.session import Greeting, Session
+
+USERS_PER_BATCH = 256
+"""Each drop takes an entry in the server's lock table, which the application shares."""
+_PAGE = 5_000
+_CLOCK_VALID_S = 30.0
+
+Stage = Callable[[Session, Sequence[User]], Awaitable[list[Outcome]]]
+
+
+class Engine:
+    """See `broker.engines.protocol.Engine`."""
+
+    protocol_version: ClassVar[int] = PROTOCOL_VERSION
+    traits: ClassVar[Traits] = Traits(
+        kind="postgresql",
+        takes_hash=True,
+        server_expiry=True,
+        prepares=True,
+        marker="comment",
+        users_per_batch=USERS_PER_BATCH,
+    )
+    secret_fields: ClassVar[frozenset[str]] = settings.SECRET_FIELDS
+
+    def __init__(self, name: str, config: Mapping[str, Json], origin: Origin) -> None:
+        self._settings = settings.read_settings(config)
+        self._origin = origin
+        self._clock = SystemClock()
+        self._names = self._settings.names()
+        where = f"connection {name}"
+        self._lanes = Lanes(where, self._settings, Connector(where, self._settings, origin))
+        self._stock = Stock(new_password, self._settings.scram_iterations)
+        self._server_clock: tuple[int, float] | None = None
+        self._issuer = Issuer(self._lanes, self._server_now_ms, sends_verifier=self._settings.sends_verifier)
+
+    @staticmethod
+    def check_config(config: Mapping[str, Json]) -> Sequence[str]:
+        """See `EnginePlugin.check_config`."""
+        return settings.warnings_about(config)
+
+    @staticmethod
+    def shown(config: Mapping[str, Json]) -> dict[str, Json]:
+        """See `EnginePlugin.shown`."""
+        return settings.shown(config)
+
+    async def open(self) -> Health:
+        """See `Engine.open`."""
+        self._lanes.reopen()
+        return await self.health()
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._stock.close()
+        await self._lanes.close()
+
+    async def health(self) -> Health:
+        """See `Engine.health`."""
+        async with self._lanes.general.session() as session:
+            greeting = await session.greet()
+            self._set_clock(greeting)
+            return Health(
+                version=greeting.version,
+                writable=greeting.writable,
+                server_time_ms=greeting.server_ms,
+                round_trip_ms=greeting.round_trip_s * 1000,
+                started=greeting.started,
+            )
+
+    def user_name(self, display_name: str, role: str) -> UserName:
+        """See `Engine.user_name`."""
+        return self._names.render(display_name, role, self._clock.now_ms())
+
+    async def new_password(self) -> Password:
+        """See `Engine.new_password`."""
+        return await self._stock.take() if self._settings.sends_verifier else Password(text=new_password())
+
+    def check_terms(self, terms_: Terms) -> Sequence[str]:
+        """See `Engine.check_terms`."""
+        return terms.warnings_about(terms_)
+
+    async def create(self, order: NewUser) -> str:
+        """See `Engine.create`."""
+        return await self._issuer.create(order)
+
+    async def prepare(self, orders: Sequence[NewUser]) -> Sequence[Outcome]:
+        """See `Engine.prepare`."""
+        return await self._issuer.prepare(orders)
+
+    async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """See `Engine.enable`."""
+        await self._read_clock(self._lanes.enabling)
+        return await login.enable(self._lanes.enabling, extensions, self._server_now_ms())
+
+    async def extend(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        """See `Engine.extend`."""
+        await self._read_clock(self._lanes.general)
+        return await login.extend(self._lanes.general, extensions, self._server_now_ms())
+
+    async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.disable`."""
+        return await self._stage(users, revoke.disable)
+
+    async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.end_sessions`."""
+        return await self._stage(users, revoke.end_sessions)
+
+    async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.release`."""
+        return await ownership.release(self._lanes.revoking, users)
+
+    async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.drop`."""
+        return await self._stage(users, revoke.drop)
+
+    async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
+        """See `Engine.prove_absent`."""
+        return await self._stage(users, revoke.prove_absent)
+
+    async def list_users(self) -> AsyncIterator[Seen]:
+        """See `Engine.list_users`. Page by page, so no transaction stays open while the caller works."""
+        last, pattern = 0, starting_with(marker_prefix(self._origin))
+        while True:
+            async with self._lanes.revoking.session() as session:
+                rows = await session.rows(QUERIES["marked"], pattern, last, _PAGE)
+            for row in rows:
+                yield Seen(
+                    name=UserName(row["name"]), identity=str(row["oid"]), marker=row["marker"], can_login=row["can_login"]
+                )
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1]["oid"]
+
+    async def _stage(self, users: Sequence[User], stage: Stage) -> list[Outcome]:
+        async with self._lanes.revoking.session() as session:
+            # What still runs of earlier calls could undo this stage, or make a user after its absence was proved.
+            await self._lanes.late.settle(session, self._origin)
+            return await stage(session, users)
+
+    async def _read_clock(self, lane: Lane) -> None:
+        """Asks the server for the time where what we know of it is old."""
+        if self._server_clock is not None and stopwatch_s() - self._server_clock[1] < _CLOCK_VALID_S:
+            return
+        async with lane.session() as session:
+            self._set_clock(await session.greet())
+
+    def _set_clock(self, greeting: Greeting) -> None:
+        self._server_clock = (greeting.server_ms, greeting.seen_at_s)
+
+    def _server_now_ms(self) -> int:
+        """What the server's clock says now, as far as it was read; our own before that."""
+        if self._server_clock is None:
+            return self._clock.now_ms()
+        read_ms, at_s = self._server_clock
+        return read_ms + int((stopwatch_s() - at_s) * 1000)
+
+
+def marker_prefix(origin: Origin) -> str:
+    """How the markers of this broker's users begin."""
+    return f"broker:v1:{origin.broker}:"

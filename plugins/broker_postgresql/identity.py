@@ -1,0 +1,71 @@
+"""Which roles of the server are the users of leases, and how a batch is told apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker.engines.protocol import Outcome, User
+from broker.errors import EngineError
+from broker_postgresql.queries import QUERIES
+from broker_postgresql.session import Session
+
+_LAST_OID = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A lease's user that is there: under this OID, by this name."""
+
+    user: User
+    oid: int
+    name: str
+
+
+class Results:
+    """The outcomes of a batch while it is worked on: a user without an error is fine so far."""
+
+    def __init__(self, users: Sequence[User]) -> None:
+        self._users = users
+        self._errors: dict[int, EngineError] = {}
+        self._identities: dict[int, str] = {}
+
+    def fail(self, user: User, error: EngineError) -> None:
+        """Notes the first error of a user; later ones are consequences."""
+        self._errors.setdefault(user.number, error)
+
+    def failed(self, user: User) -> bool:
+        """Whether an error of the user is noted."""
+        return user.number in self._errors
+
+    def identified(self, present: Sequence[Present]) -> None:
+        """Notes the OIDs that the server said."""
+        self._identities.update((one.user.number, str(one.oid)) for one in present)
+
+    def outcomes(self) -> list[Outcome]:
+        """One outcome for each user, in the order of the batch."""
+        return [
+            Outcome(user.number, self._errors.get(user.number), self._identities.get(user.number, user.identity))
+            for user in self._users
+        ]
+
+
+def oid_of(user: User) -> int:
+    """The OID that the lease knows; 0, which no role has, where it knows none."""
+    if not user.identity.isascii() or not user.identity.isdecimal():
+        return 0
+    oid = int(user.identity)
+    return oid if oid <= _LAST_OID else 0
+
+
+def known_oids(users: Sequence[User], present: Sequence[Present] = ()) -> list[int]:
+    """All OIDs under which the users are or were, each once."""
+    return sorted({oid for oid in map(oid_of, users) if oid} | {one.oid for one in present})
+
+
+async def ours(session: Session, users: Sequence[User]) -> list[Present]:
+    """The users that are there and are their leases' own; others' roles under the same names are left out."""
+    rows = await session.rows(
+        QUERIES["ours"], [oid_of(user) for user in users], [user.name for user in users], [user.marker for user in users]
+    )
+    return [Present(users[row["place"] - 1], row["oid"], row["name"]) for row in rows]

@@ -1,0 +1,184 @@
+"""The connections of one engine, in three lanes, so that no kind of work starves another.
+
+                 general                    enabling                  revoking
+    for          making users, health       turning logins on         everything of a revocation
+    commits      durable                    not waited for            durable
+    of 4 / of 8  2 / 4                      1 / 2                     1 / 2
+
+All lanes together hold at most `max_open_connections`. With fewer than three, enabling shares the general lane, with one all
+share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from broker.clock import stopwatch_s
+from broker_postgresql.connector import Connector, Purpose
+from broker_postgresql.failures import is_read_only, leaves_connection_usable, translated
+from broker_postgresql.late import Late
+from broker_postgresql.session import Greeting, Session
+from broker_postgresql.settings import ConnectionSettings
+
+_GENERAL = Purpose(statement_timeout_s=30, lock_timeout_ms=5_000, settings={})
+# A lost enabling costs availability only: it is applied again. A lost drop would revive access.
+_ENABLING = Purpose(statement_timeout_s=10, lock_timeout_ms=2_000, settings={"synchronous_commit": "off"})
+_REVOKING = Purpose(statement_timeout_s=60, lock_timeout_ms=1_000, settings={})
+_TIDY = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()"
+_SHARED_BELOW = 3
+_DOUBLED_FROM = 8
+
+
+class Lane:
+    """At most `size` connections of one purpose. Waiting is in order of arrival."""
+
+    def __init__(self, pools: Lanes, purpose: Purpose, size: int, idle: int) -> None:
+        self._lanes = pools
+        self._purpose = purpose
+        self._idle_limit = idle
+        self._slots = asyncio.Semaphore(size)
+        self._idle: deque[Session] = deque()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A connection to the home database, for as long as the block lasts.
+
+        What the driver raises inside leaves as an `EngineError`. After a failure that may have left a statement running
+        the connection is given up, and its backend remembered as late.
+        """
+        async with self._slots:
+            session = await self._take()
+            try:
+                yield session
+            except BaseException as error:  # noqa: BLE001 - cancellation too leaves a statement running; it is raised again
+                await self._after(error, session)
+                raise self._lanes.told(error) from error if isinstance(error, Exception) else None
+            else:
+                self._give_back(session)
+
+    @asynccontextmanager
+    async def visit(self, database: str) -> AsyncIterator[Session]:
+        """A connection to another database, made for the block and closed after it; it takes the place of one of the lane's."""
+        async with self._slots:
+            if self._idle:
+                await _close(self._idle.popleft())
+            session = await self._lanes.connect(self._purpose, database)
+            try:
+                yield session
+            except BaseException as error:  # noqa: BLE001 - cancellation too leaves a statement running; it is raised again
+                if not leaves_connection_usable(error):
+                    self._lanes.give_up(session)
+                raise self._lanes.told(error) from error if isinstance(error, Exception) else None
+            finally:
+                await _close(session)
+
+    async def close(self) -> None:
+        """Closes what is idle; what is in use is closed when it comes back."""
+        while self._idle:
+            await _close(self._idle.pop())
+
+    async def _take(self) -> Session:
+        while self._idle:
+            session = self._idle.pop()
+            if self._lanes.fresh(session):
+                return session
+            session.wire.terminate()
+        return await self._lanes.connect(self._purpose)
+
+    async def _after(self, error: BaseException, session: Session) -> None:
+        if is_read_only(error):
+            self._lanes.retire()
+        if leaves_connection_usable(error) and session.usable():
+            try:
+                await session.run(_TIDY)
+            except BaseException:
+                self._lanes.give_up(session)
+                raise
+            self._give_back(session)
+        else:
+            self._lanes.give_up(session)
+
+    def _give_back(self, session: Session) -> None:
+        if self._lanes.fresh(session) and len(self._idle) < self._idle_limit:
+            self._idle.append(session)
+        else:
+            session.wire.terminate()
+
+
+class Lanes:
+    """All lanes, and what is known of the server from their connections."""
+
+    def __init__(self, where: str, settings: ConnectionSettings, connector: Connector) -> None:
+        self.late = Late()
+        self.greeting: Greeting | None = None
+        self._where = where
+        self._lifetime_s = settings.max_connection_lifetime
+        self._connector = connector
+        self._retired_s = 0.0
+        self._closed = False
+        total = settings.open_connections
+        enabling = 0 if total < _SHARED_BELOW else 1 if total < _DOUBLED_FROM else 2
+        revoking = min(total - 1, 1 if total < _DOUBLED_FROM else 2)
+        self.general = self._lane(_GENERAL, total - enabling - revoking, settings)
+        self.enabling = self._lane(_ENABLING, enabling, settings) if enabling else self.general
+        self.revoking = self._lane(_REVOKING, revoking, settings) if revoking else self.general
+
+    async def connect(self, purpose: Purpose, database: str = "") -> Session:
+        """A new connection. Raises `DatabaseUnavailable`."""
+        session = await self._connector.connect(purpose, database)
+        if not database:
+            self.greeting = session.greeting
+        return session
+
+    def fresh(self, session: Session) -> bool:
+        """Whether a connection that nobody uses may be used again."""
+        age_s = stopwatch_s() - session.born_s
+        old = (0 < self._lifetime_s < age_s) or session.born_s <= self._retired_s
+        return session.usable() and not old and not self._closed
+
+    def retire(self) -> None:
+        """Has every connection made so far replaced at its next use: the server takes no writes any more."""
+        self._retired_s = stopwatch_s()
+
+    def give_up(self, session: Session) -> None:
+        """Cuts a connection whose last statement may still be running."""
+        self.late.note(session.greeting)
+        session.wire.terminate()
+
+    def told(self, error: BaseException) -> BaseException:
+        """The error as the engine's callers know it; a cancellation stays what it is."""
+        return translated(error, self._where) if isinstance(error, Exception) else error
+
+    async def greet(self) -> Greeting:
+        """What the server says now, or at the last connection made."""
+        if self.greeting is None:
+            async with self.general.session() as session:
+                return session.greeting
+        return self.greeting
+
+    async def close(self) -> None:
+        """Closes all connections; later uses raise `DatabaseUnavailable` only if they can't connect anew."""
+        self._closed = True
+        for lane in (self.general, self.enabling, self.revoking):
+            await lane.close()
+
+    def reopen(self) -> None:
+        """Lets connections be kept again."""
+        self._closed = False
+
+    def _lane(self, purpose: Purpose, size: int, settings: ConnectionSettings) -> Lane:
+        return Lane(self, purpose, size, min(size, settings.idle_connections))
+
+
+async def _close(session: Session) -> None:
+    try:
+        await session.wire.close(timeout=1)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it has to go
+        session.wire.terminate()
+
+
+Borrowed = AbstractAsyncContextManager[Session]
+Borrow = Callable[[], Borrowed]

@@ -1,0 +1,33 @@
+"""The one reviewed place where names and texts become SQL.
+
+PostgreSQL manual 4.1.1 "Identifiers and Key Words" and 4.1.2 "Constants". Utility statements take no parameters, so this is
+how a user's name reaches them. NUL can stand in neither and is refused.
+"""
+
+from __future__ import annotations
+
+from broker.errors import EngineError
+
+
+def identifier(name: str) -> str:
+    """`name` as a quoted identifier."""
+    _refuse_nul(name)
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """`text` as a string constant that reads the same whatever `standard_conforming_strings` says."""
+    _refuse_nul(text)
+    quoted = "'" + text.replace("'", "''") + "'"
+    # The space keeps the E from growing into a word before it.
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
+
+
+def identifiers(names: list[str]) -> str:
+    """The names as a list of quoted identifiers."""
+    return ", ".join(identifier(name) for name in names)
+
+
+def _refuse_nul(text: str) -> None:
+    if "\x00" in text:
+        raise EngineError("a NUL character can't be sent to PostgreSQL")

@@ -1,0 +1,108 @@
+"""The stages of a revocation, each repeatable, each for many users at once; stage 3 is in `ownership`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from broker.engines.protocol import Outcome, User
+from broker.errors import EngineError, UserRemains
+from broker_postgresql import sessions
+from broker_postgresql.batch import in_halves
+from broker_postgresql.failures import first_line
+from broker_postgresql.identity import Present, Results, known_oids, oid_of, ours
+from broker_postgresql.membership import join
+from broker_postgresql.ownership import remedies
+from broker_postgresql.queries import QUERIES
+from broker_postgresql.quoting import identifier, identifiers
+from broker_postgresql.session import Session
+
+_BLOCKED_LIMIT_S = 2.0
+_STILL_OPEN = "sessions of the user are still open; they were told to end"
+
+
+async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
+    """Takes the users' logins away."""
+    results, present = Results(users), await ours(session, users)
+    results.identified(present)
+
+    async def act(batch: Sequence[Present]) -> None:
+        await session.run(";".join(f"ALTER ROLE {identifier(one.name)} NOLOGIN" for one in batch))
+
+    async def unblock(one: Present, _error: asyncpg.PostgresError) -> None:
+        # A user can hold its own role's row locked in an open transaction: its sessions go first.
+        await join(session, [one])
+        await sessions.end(session, [one.oid], _BLOCKED_LIMIT_S)
+        await in_halves([one], act, fail)
+
+    async def fail(one: Present, error: asyncpg.PostgresError) -> None:
+        if not _is_gone(error):
+            results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}"))
+
+    await in_halves(present, act, unblock)
+    return results.outcomes()
+
+
+async def end_sessions(session: Session, users: Sequence[User]) -> list[Outcome]:
+    """Ends the users' sessions."""
+    results, present = Results(users), await ours(session, users)
+    results.identified(present)
+    await _end(session, users, present, results)
+    return results.outcomes()
+
+
+async def drop(session: Session, users: Sequence[User]) -> list[Outcome]:
+    """Drops the users."""
+    results, present = Results(users), await ours(session, users)
+    results.identified(present)
+
+    async def act(batch: Sequence[Present]) -> None:
+        await session.run(f"DROP ROLE {identifiers([one.name for one in batch])}")
+
+    async def fail(one: Present, error: asyncpg.PostgresError) -> None:
+        if not _is_gone(error):
+            remedy = (await remedies(session, [one])).get(one.oid, ())
+            results.fail(one.user, UserRemains(f"the user can't be dropped: {first_line(error)}", remedy=remedy))
+
+    await in_halves(present, act, fail)
+    return results.outcomes()
+
+
+async def prove_absent(session: Session, users: Sequence[User]) -> list[Outcome]:
+    """Looks for whatever could be left of the users. Late statements must have been settled before."""
+    results, present = Results(users), await ours(session, users)
+    results.identified(present)
+    for one in present:
+        results.fail(one.user, UserRemains("the user is still there"))
+    await _end(session, users, present, results)
+    pending = await session.rows(QUERIES["prepared_transactions"], [user.name for user in users])
+    waiting = {row["owner"] for row in pending}
+    for user in users:
+        if user.name in waiting:
+            results.fail(user, UserRemains("a prepared transaction of the user is still pending"))
+    return results.outcomes()
+
+
+async def _end(session: Session, users: Sequence[User], present: Sequence[Present], results: Results) -> None:
+    oids = known_oids(users, present)
+    remaining = await sessions.end(session, oids) if oids else {}
+    if remaining:
+        # A plain login may end sessions of roles that it is a member of.
+        await join(session, [one for one in present if one.oid in remaining])
+        remaining = await sessions.end(session, list(remaining))
+    by_number = {one.user.number: one.oid for one in present}
+    for user in users:
+        if by_number.get(user.number, oid_of(user)) in remaining:
+            results.fail(user, _still_open(session))
+
+
+def _still_open(session: Session) -> EngineError:
+    if session.greeting.signals or session.greeting.superuser:
+        return UserRemains(_STILL_OPEN)
+    remedy = f"GRANT pg_signal_backend TO {identifier(session.greeting.login)}"
+    return UserRemains(f"{_STILL_OPEN}, as far as the broker's login may", remedy=(remedy,))
+
+
+def _is_gone(error: asyncpg.PostgresError) -> bool:
+    return isinstance(error, asyncpg.UndefinedObjectError)

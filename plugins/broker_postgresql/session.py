@@ -1,0 +1,101 @@
+"""One connection to the server, with what we know of it and the notices that it sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+import asyncpg
+
+from broker.clock import stopwatch_s
+from broker.errors import DatabaseUnavailable
+from broker_postgresql.queries import QUERIES
+
+Wire: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+_GREETING_TIMEOUT_S = 5
+NOTHING_GRANTED = "01007"
+NOTHING_REVOKED = "01006"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What a server said when the connection was made."""
+
+    version: str
+    number: int
+    """The version as one number, e.g. 180006."""
+    writable: bool
+    server_ms: int
+    started: str
+    login: str
+    database: str
+    pid: int
+    backend_start: datetime
+    superuser: bool
+    signals: bool
+    """Whether our login may end sessions of roles that it is no member of."""
+    seen_at_s: float
+    """When, by our stopwatch, the server's clock stood at `server_ms`."""
+    round_trip_s: float
+
+    @property
+    def inherits_by_grant(self) -> bool:
+        """Whether what a membership is good for is said in each grant (16 and later)."""
+        return self.number >= 160_000  # noqa: PLR2004 - the release that changed it
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message below an error: warnings, and what our own blocks tell us."""
+
+    sqlstate: str
+    message: str
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection in our hands; used by one task at a time."""
+
+    wire: Wire
+    greeting: Greeting
+    notices: list[Notice] = field(default_factory=list)
+    born_s: float = field(default_factory=stopwatch_s)
+
+    def __post_init__(self) -> None:
+        self.wire.add_log_listener(self._note)
+
+    async def run(self, statements: str) -> list[Notice]:
+        """Runs a string of statements, one transaction and one round trip, and answers the notices that came with it."""
+        self.notices.clear()
+        await self.wire.execute(statements)
+        # The driver schedules each notice before it wakes us, so all are there.
+        return list(self.notices)
+
+    async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of a query, prepared once per connection."""
+        return await self.wire.fetch(query, *arguments)
+
+    async def greet(self) -> Greeting:
+        """What the server says now."""
+        return await greet(self.wire)
+
+    def usable(self) -> bool:
+        """Whether it is open, between transactions, and its server not (again) a standby."""
+        if self.wire.is_closed() or self.wire.is_in_transaction():
+            return False
+        return getattr(self.wire.get_settings(), "in_hot_standby", "off") != "on"
+
+    def _note(self, _wire: object, message: asyncpg.PostgresLogMessage) -> None:
+        self.notices.append(Notice(message.sqlstate or "", message.message or ""))
+
+
+async def greet(wire: Wire) -> Greeting:
+    """Asks the server who it is and how its clock stands. Raises what the driver raises, and `TimeoutError`."""
+    before = stopwatch_s()
+    row = await wire.fetchrow(QUERIES["greeting"], timeout=_GREETING_TIMEOUT_S)
+    now = stopwatch_s()
+    if row is None:
+        raise DatabaseUnavailable("the broker's login is not among the server's roles")
+    return Greeting(**row, seen_at_s=(before + now) / 2, round_trip_s=now - before)
