@@ -34,6 +34,7 @@ from broker.identity.tokens import Parts as TokenParts
 from broker.identity.tokens import Tokens
 from broker.ids import Numbers, PublicIds
 from broker.jobs import LONGEST_SLEEP_MS, Job, Jobs
+from broker.leases import records
 from broker.leases.clockwatch import ClockWatch
 from broker.leases.expire import Expirer
 from broker.leases.issue import Issuer
@@ -164,7 +165,7 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
         numbers=numbers,
         ids=ids,
         markers=Markers(sqlite.broker_id, keyring.subkey(Purpose.MARKER)),
-        scribe=scribe,
+        scribe=Scribe(Hasher(keyring.subkey(Purpose.AUDIT)), clear_keys=records.CLEAR_KEYS),
         settings=config.leases,
         metrics=metrics,
     )

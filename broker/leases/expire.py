@@ -19,9 +19,8 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.witness import Witness
 from broker.model import Lease, LeaseNumber, LeaseState, Stage
-from broker.store.protocol import Move
+from broker.store.protocol import Move, Step
 
-_HOLD_MS = 900_000
 _BUSY_AGAIN_MS = 500
 _ENGINE_AGAIN_MS = 5_000
 _GIVE_WAY_S = 0.005
@@ -76,7 +75,7 @@ class Expirer:
         parts = self._parts
         try:
             while leases := await parts.store.claim_due(
-                _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=_HOLD_MS, connection=connection.number
+                _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=stages.HOLD_MS, connection=connection.number
             ):
                 await self._revoke(connection, leases)
                 if parts.issuing:
@@ -115,9 +114,25 @@ class Expirer:
                 await self._postpone(fallen, wait_ms)
                 ready = [lease for lease in ready if lease not in fallen]
                 fallen = []
-        moved = await self._parts.store.move([_ended(lease) for lease in fallen]) if fallen else frozenset()
-        lost = {lease.number for lease in fallen} - moved
-        return [lease for lease in ready if lease.number not in lost]
+        ended = await self._end(fallen)
+        return [lease for lease in ready if lease.number in ended or lease.state not in lifecycle.expected(Event.ENDED)]
+
+    async def _end(self, leases: Sequence[Lease]) -> frozenset[LeaseNumber]:
+        by_epoch: dict[int, list[LeaseNumber]] = {}
+        for lease in leases:
+            by_epoch.setdefault(lease.epoch, []).append(lease.number)
+        steps = [
+            Step(
+                numbers=numbers,
+                epoch=epoch,
+                expect=lifecycle.expected(Event.ENDED),
+                to=lifecycle.target(Event.ENDED),
+                stage=Stage.NONE,
+                due_in_ms=stages.HOLD_MS,
+            )
+            for epoch, numbers in by_epoch.items()
+        ]
+        return frozenset[LeaseNumber]().union(*await asyncio.gather(*(self._parts.store.step(step) for step in steps)))
 
     async def _postpone(self, leases: Sequence[Lease], by_ms: int) -> None:
         if leases:
@@ -132,17 +147,6 @@ class Expirer:
                     future.set_result(None)
                 else:
                     future.set_exception(error)
-
-
-def _ended(lease: Lease) -> Move:
-    return Move(
-        number=lease.number,
-        expect=(lease.state,),
-        to=lifecycle.after(lease.state, Event.ENDED),
-        due_in_ms=_HOLD_MS,
-        stage=Stage.NONE,
-        epoch=lease.epoch,
-    )
 
 
 def _postponed(lease: Lease, by_ms: int) -> Move:

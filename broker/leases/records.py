@@ -5,9 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 
+from broker.audit import entry
 from broker.audit.entry import NOBODY, AuditMount, AuditRequest, AuditResponse, Scribe
 from broker.secret import random_bytes
 
+CLEAR_KEYS = entry.CLEAR_KEYS | {"reason", "connection"}
+"""What of these entries' data is written in clear, beside what always is: it is the broker's own text."""
 MOUNT = AuditMount(point="database/", type="database", plugin_class="secret")
 
 

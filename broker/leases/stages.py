@@ -18,9 +18,9 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import Lease, LeaseFacts, LeaseNumber, LeaseState, Stage
 from broker.secret import random_below
-from broker.store.protocol import Move
+from broker.store.protocol import Move, Step
 
-_HOLD_MS = 900_000
+HOLD_MS = 900_000
 """How long a claim of due work holds: longer than the stages of one batch may take together."""
 _ROWS_BETWEEN_YIELDS = 50
 _JITTER_STEPS = 1_000
@@ -104,23 +104,34 @@ async def _stage(parts: Parts, batch: Batch, stage: Stage, verb: Verb) -> None:
             batch.disabled_ms[outcome.number] = now
     if stage is Stage.ABSENT or not done:
         return
-    moved = await parts.store.move([_advanced(batch.leases[number], stage) for number in done])
-    for number in done:
-        if number not in moved:
+    await _note(parts, batch, done, Event.ADVANCED, stage)
+
+
+async def _note(
+    parts: Parts, batch: Batch, numbers: Sequence[LeaseNumber], event: Event, stage: Stage
+) -> frozenset[LeaseNumber]:
+    """Makes a stage durable; drops leases that are no longer ours from the batch, and answers the others."""
+    by_epoch: dict[int, list[LeaseNumber]] = {}
+    for number in numbers:
+        by_epoch.setdefault(batch.leases[number].epoch, []).append(number)
+    due_in_ms = parts.settings.tombstones * 1_000 if event is Event.FINISHED else HOLD_MS
+    steps = [
+        Step(
+            numbers=same,
+            epoch=epoch,
+            expect=lifecycle.expected(event),
+            to=lifecycle.target(event),
+            stage=stage,
+            due_in_ms=due_in_ms,
+        )
+        for epoch, same in by_epoch.items()
+    ]
+    noted = frozenset[LeaseNumber]().union(*await asyncio.gather(*(parts.store.step(step) for step in steps)))
+    for number in numbers:
+        if number not in noted:
             # Another process has taken the claim over, or an operator forced the lease off the books.
             del batch.leases[number]
-
-
-def _advanced(lease: Lease, stage: Stage) -> Move:
-    return Move(
-        number=lease.number,
-        expect=lifecycle.expected(Event.ADVANCED),
-        to=lifecycle.target(Event.ADVANCED),
-        due_in_ms=_HOLD_MS,
-        stage=stage,
-        attempts=lease.attempts,
-        epoch=lease.epoch,
-    )
+    return noted
 
 
 async def _put_back(parts: Parts, batch: Batch) -> None:
@@ -188,39 +199,28 @@ async def _finish(parts: Parts, batch: Batch, request: AuditRequest) -> frozense
     if not numbers:
         return frozenset()
     now = parts.store.now_ms()
-    entries, moves = [], []
+    entries = []
+    bare = replace(request, data=None)
     for position, number in enumerate(numbers):
-        lease = batch.leases[number]
-        facts = replace(_with_times(batch, lease), dropped_ms=now)
-        entries.append(_gone_entry(parts, request, number, facts, now))
-        moves.append(_finished(parts, lease, facts))
-        parts.metrics.time_to_disabled.observe(max(0, facts.disabled_ms - facts.revoke_started_ms) / 1_000)
-        parts.metrics.time_to_dropped.observe(max(0, now - facts.revoke_started_ms) / 1_000)
+        entries.append(_gone_entry(parts, batch, bare, number, now))
         if position % _ROWS_BETWEEN_YIELDS == _ROWS_BETWEEN_YIELDS - 1:
             await asyncio.sleep(0)
     await parts.trail.record(entries)
-    return await parts.store.move(moves)
+    return await _note(parts, batch, numbers, Event.FINISHED, Stage.ABSENT)
 
 
-def _finished(parts: Parts, lease: Lease, facts: LeaseFacts) -> Move:
-    return Move(
-        number=lease.number,
-        expect=lifecycle.expected(Event.FINISHED),
-        to=lifecycle.target(Event.FINISHED),
-        due_in_ms=parts.settings.tombstones * 1_000,
-        stage=Stage.ABSENT,
-        attempts=lease.attempts,
-        epoch=lease.epoch,
-        facts=facts,
-    )
-
-
-def _gone_entry(parts: Parts, request: AuditRequest, number: LeaseNumber, facts: LeaseFacts, now_ms: int) -> bytes:
+def _gone_entry(parts: Parts, batch: Batch, request: AuditRequest, number: LeaseNumber, now_ms: int) -> bytes:
+    facts = batch.leases[number].facts
+    began = facts.revoke_started_ms or _began(facts, batch.started_ms)
+    to_disabled = max(0, (facts.disabled_ms or batch.disabled_ms.get(number, now_ms)) - began)
+    to_dropped = max(0, now_ms - began)
+    parts.metrics.time_to_disabled.observe(to_disabled / 1_000)
+    parts.metrics.time_to_dropped.observe(to_dropped / 1_000)
     data = {
         "username": facts.username,
-        "reason": facts.reason,
-        "time_to_disabled_ms": max(0, facts.disabled_ms - facts.revoke_started_ms),
-        "time_to_dropped_ms": max(0, now_ms - facts.revoke_started_ms),
+        "reason": facts.reason or reason_of(facts, batch.started_ms),
+        "time_to_disabled_ms": to_disabled,
+        "time_to_dropped_ms": to_dropped,
     }
     response = AuditResponse(mount=records.MOUNT, lease_id=parts.ids.lease_id(facts.path, number), data=data)
-    return records.done(parts.scribe, now_ms, replace(request, path=facts.path, data=None), response)
+    return records.done(parts.scribe, now_ms, request, response)

@@ -94,6 +94,18 @@ class Move:
     """Where given, the move happens only if this token has not ended; checked in the same statement."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One transition of many leases that were claimed in the same epoch, to `revoking` or `gone`; facts and attempts stay."""
+
+    numbers: Collection[LeaseNumber]
+    epoch: int
+    expect: Collection[LeaseState]
+    to: LeaseState
+    stage: Stage
+    due_in_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class AuditHead:
     """The newest audit entry known to be on disc: its sequence number and its MAC (32 bytes)."""
@@ -150,6 +162,10 @@ class Store(Protocol):
 
     async def move(self, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
         """Carries out transitions; answers the numbers that matched. `gone` erases the password and frees the ask key."""
+        ...
+
+    async def step(self, step: Step) -> frozenset[LeaseNumber]:
+        """As `move`, for many leases at once; answers the numbers that matched. Password and ask key are erased."""
         ...
 
     async def lease(self, number: LeaseNumber) -> Lease | None:

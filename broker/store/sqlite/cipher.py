@@ -29,6 +29,8 @@ from broker.seal.keyring import Keyring, Purpose
 from broker.store.sqlite.codec import pack_lease, pack_token, unpack_lease, unpack_token
 
 _FAMILIES_REMEMBERED = 4096
+_STATES = {int(state): state for state in LeaseState}
+_STAGES = {int(stage): stage for stage in Stage}
 _log = structlog.get_logger(__name__)
 
 
@@ -105,10 +107,12 @@ class Cipher:
         password = row.password
         if password is not None:
             password = self._open(password, _of_lease(place, "password"), "lease", row.number)
+        if row.state not in _STATES or row.stage not in _STAGES:
+            raise _broken("lease", row.number)
         return Lease(
             number=LeaseNumber(row.number),
-            state=LeaseState(row.state),
-            stage=Stage(row.stage),
+            state=_STATES[row.state],
+            stage=_STAGES[row.stage],
             due_ms=row.due,
             epoch=row.epoch,
             attempts=row.attempts,
@@ -182,16 +186,18 @@ class Cipher:
     def _open(self, sealed: bytes, place: bytes, table: str, row: int | str) -> bytes:
         try:
             return self._keyring.open(sealed, place)
-        except SealBroken:
-            raise SealBroken(
-                f"{table} {row} does not open: it was damaged, or moved from another place or store; restore the store"
-            ) from None
+        except (SealBroken, TypeError):  # A damaged row may hold a value of another type.
+            raise _broken(table, row) from None
 
     def _family(self, path: str) -> int:
         return self._hash(context("path", path, "family"))
 
     def _hash(self, place: bytes) -> int:
         return int.from_bytes(hmac.digest(self._lookup_key, place, hashlib.sha256)[:8], "big", signed=True)
+
+
+def _broken(table: str, row: int | str) -> SealBroken:
+    return SealBroken(f"{table} {row} does not open: it was damaged, or moved from another place or store; restore the store")
 
 
 def _of_lease(place: Place, column: str) -> bytes:

@@ -30,6 +30,11 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     return _open(path, _FOR_WRITING)
 
 
+def open_for_making(path: Path) -> sqlite3.Connection:
+    """A connection to a file that nobody else knows yet: flushed at its commit, and no log beside it."""
+    return _open(path, ("PRAGMA synchronous = FULL",))
+
+
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """A connection that can't write and never waits for the one that does."""
     return _open(path, _FOR_READING)

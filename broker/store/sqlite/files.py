@@ -13,10 +13,11 @@ import fcntl
 import os
 from pathlib import Path
 
-from broker.errors import StoreInUse, StoreUnavailable
+from broker.errors import StoreDamaged, StoreInUse, StoreUnavailable
 
 DATABASE = "store.db"
 _LOCK = "store.lock"
+_DRAFT = f"{DATABASE}.new"
 _SQLITE_FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
 
@@ -61,21 +62,37 @@ def make_directory(directory: Path) -> None:
         )
 
 
-def make_database_file(directory: Path) -> Path:
-    """The path of the database, made empty when missing; mode 0600 for it and for what SQLite puts beside it.
+def start_draft(directory: Path) -> Path:
+    """An empty file, mode 0600, in which a new store is made; what a crash left of an earlier one is removed.
+
+    Raises StoreDamaged when the database is missing though its log is there, and StoreUnavailable.
+    """
+    if (directory / f"{DATABASE}-wal").exists():
+        raise StoreDamaged(f"{directory / DATABASE} is missing, but its log is there: restore the store from its last copy")
+    draft = directory / _DRAFT
+    try:
+        for leftover in (draft, directory / f"{_DRAFT}-journal"):
+            leftover.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as failure:
+        raise StoreUnavailable(f"no store can be made in {directory} ({failure.strerror})") from failure
+    return draft
+
+
+def publish(draft: Path) -> None:
+    """Gives a finished draft the name of the database, durably."""
+    draft.rename(draft.with_name(DATABASE))
+    _sync(draft.parent)
+
+
+def keep_private(directory: Path) -> None:
+    """Takes the rights of others from the database, should it have been copied here with some.
 
     SQLite gives its log the mode of the database (https://www.sqlite.org/src/file/src/os_unix.c, findCreateFileMode).
     """
-    path = directory / DATABASE
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        for name in _SQLITE_FILES:
-            if (directory / name).exists():
-                (directory / name).chmod(0o600)
-        _sync(directory)
-    except OSError as failure:
-        raise StoreUnavailable(f"the store file {path} can't be opened ({failure.strerror})") from failure
-    return path
+    for name in _SQLITE_FILES:
+        if (directory / name).exists():
+            (directory / name).chmod(0o600)
 
 
 def _sync(directory: Path) -> None:

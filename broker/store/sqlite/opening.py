@@ -9,9 +9,9 @@ from pathlib import Path
 
 from broker.clock import Clock
 from broker.errors import StoreDamaged, StoreUnavailable
-from broker.store.sqlite.connection import LEAST_SQLITE, open_for_writing, translated
-from broker.store.sqlite.files import DirectoryLock, make_database_file, make_directory
-from broker.store.sqlite.schema import is_new, migrate
+from broker.store.sqlite.connection import LEAST_SQLITE, open_for_making, open_for_writing, translated
+from broker.store.sqlite.files import DATABASE, DirectoryLock, keep_private, make_directory, publish, start_draft
+from broker.store.sqlite.schema import check_origin, migrate
 from broker.store.sqlite.vitals import Vitals
 
 _CHECKED_WHOLE_BYTES = 16 << 20
@@ -45,29 +45,41 @@ def open_directory(directory: Path, master_key: bytes, clock: Clock) -> Opened:
     make_directory(directory)
     lock = DirectoryLock(directory)
     try:
-        path = make_database_file(directory)
         with translated():
-            db = open_for_writing(path)
-            try:
-                return Opened(path, lock, db, _made_ready(db, master_key, clock))
-            except BaseException:
-                db.close()
-                raise
+            if not (directory / DATABASE).exists():
+                _make(directory, master_key, clock.now_ms())
+            keep_private(directory)
+            return _open(directory / DATABASE, lock, master_key, clock)
     except BaseException:
         lock.release()
         raise
 
 
-def _made_ready(db: sqlite3.Connection, master_key: bytes, clock: Clock) -> Vitals:
-    new = is_new(db)
-    if not new:
+def _make(directory: Path, master_key: bytes, now_ms: int) -> None:
+    """Makes a store that appears under its name whole or not at all, so that an empty file can only be a damaged one."""
+    draft = start_draft(directory)
+    with closing(open_for_making(draft)) as db:
+        db.execute("BEGIN")
+        migrate(db, now_ms)
+        Vitals.create(db, master_key)
+        db.execute("COMMIT")
+    publish(draft)
+
+
+def _open(path: Path, lock: DirectoryLock, master_key: bytes, clock: Clock) -> Opened:
+    db = open_for_writing(path)
+    try:
+        check_origin(db)
         _check(db)
-    db.execute("BEGIN IMMEDIATE")
-    migrate(db, clock.now_ms())
-    vitals = Vitals.create(db, master_key) if new else Vitals.load(db, master_key)
+        db.execute("BEGIN IMMEDIATE")
+        migrate(db, clock.now_ms())
+        vitals = Vitals.load(db, master_key)
+        db.execute("COMMIT")
+    except BaseException:
+        db.close()
+        raise
     clock.raise_to(vitals.clock_ms)
-    db.execute("COMMIT")
-    return vitals
+    return Opened(path, lock, db, vitals)
 
 
 def _check(db: sqlite3.Connection) -> None:

@@ -63,6 +63,16 @@ WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch =
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
 
+-- name: step_to_revoking
+UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask = NULL, unsettled = 0
+WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expect AND epoch = :epoch
+RETURNING number;
+
+-- name: step_to_gone
+UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask = NULL, unsettled = 0, live = 0
+WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expect AND epoch = :epoch
+RETURNING number;
+
 -- name: places
 -- The clear columns that sealed values are bound to.
 SELECT number, connection, token, family FROM lease WHERE number IN (SELECT value FROM json_each(:numbers));

@@ -19,13 +19,14 @@ def migrations() -> dict[int, str]:
     return dict(sorted((int(file.name[:4]), file.read_text(encoding="utf-8")) for file in scripts))
 
 
-def is_new(db: sqlite3.Connection) -> bool:
-    """Whether the file holds nothing yet. Raises StoreDamaged when it is an SQLite file of something else."""
+def check_origin(db: sqlite3.Connection) -> None:
+    """Raises StoreDamaged when the file holds nothing, or is an SQLite file of something else."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
-    if tables and application != _APPLICATION_ID:
+    if not tables:
+        raise StoreDamaged("the store file is empty: restore the store from its last copy")
+    if application != _APPLICATION_ID:
         raise StoreDamaged("the store file is an SQLite database, but not a store of this program: give another directory")
-    return not tables
 
 
 def migrate(db: sqlite3.Connection, now_ms: int) -> None:
@@ -49,7 +50,8 @@ def migrate(db: sqlite3.Connection, now_ms: int) -> None:
 
 
 def _version(db: sqlite3.Connection) -> int:
-    if is_new(db):
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not tables:
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(_VERSION_TABLE)
     (version,) = db.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()

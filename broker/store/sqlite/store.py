@@ -24,7 +24,7 @@ from broker.model import (
     TokenNumber,
 )
 from broker.seal.keyring import Keyring
-from broker.store.protocol import AuditHead, Handout, Move, Refusal, Reservation, Tally, TokenEnd
+from broker.store.protocol import AuditHead, Handout, Move, Refusal, Reservation, Step, Tally, TokenEnd
 from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
 from broker.store.sqlite.cipher import LeaseRow, TokenRow
 from broker.store.sqlite.due import Which
@@ -97,6 +97,10 @@ class SqliteStore:
     async def move(self, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
         """See `Store.move`."""
         return await self._writer.do(transitions.move, self._cipher, moves)
+
+    async def step(self, step: Step) -> frozenset[LeaseNumber]:
+        """See `Store.step`."""
+        return await self._writer.do(transitions.step, step)
 
     async def lease(self, number: LeaseNumber) -> Lease | None:
         """See `Store.lease`."""

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from broker.model import LeaseNumber, LeaseState
-from broker.store.protocol import Move
+from broker.store.protocol import Move, Step
 from broker.store.sqlite.cipher import Cipher, Place
 from broker.store.sqlite.intents import as_json, places_of
 from broker.store.sqlite.queries import SQL
@@ -26,6 +26,20 @@ def move(db: sqlite3.Connection, now_ms: int, cipher: Cipher, moves: Sequence[Mo
     """See `Store.move`."""
     places = places_of(db, (one.number for one in moves if one.facts is not None))
     return frozenset(one.number for one in moves if _moved(db, now_ms, cipher, one, places.get(one.number)))
+
+
+def step(db: sqlite3.Connection, now_ms: int, one: Step) -> frozenset[LeaseNumber]:
+    """See `Store.step`."""
+    values = {
+        "numbers": as_json(one.numbers),
+        "epoch": one.epoch,
+        "expect": states_as_bits(one.expect),
+        "to": int(one.to),
+        "stage": int(one.stage),
+        "due": now_ms + one.due_in_ms,
+    }
+    statement = "step_to_gone" if one.to is LeaseState.GONE else "step_to_revoking"
+    return frozenset(LeaseNumber(number) for (number,) in db.execute(SQL[statement], values).fetchall())
 
 
 def settle(db: sqlite3.Connection, _now_ms: int, numbers: Collection[LeaseNumber]) -> None:
