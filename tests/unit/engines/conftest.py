@@ -12,6 +12,7 @@ from broker.metrics import Metrics
 from broker.model import Terms
 from broker.secret import Secret
 from broker.testing.engine import FAIL, OWN, MemoryEngine, MemoryServer
+from broker.testing.faults import Interposed
 
 
 class MemorySession:
@@ -70,13 +71,25 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-@pytest.fixture(params=["bare", "guarded"])
+@pytest.fixture
+def make_subject() -> type[MemorySubject]:
+    """Makes subjects of other engines in memory."""
+    return MemorySubject
+
+
+@pytest.fixture(params=["bare", "guarded", "interposed"])
 def subject(request: pytest.FixtureRequest, server: MemoryServer, origin: Origin, metrics: Metrics) -> MemorySubject:
-    """The engine in memory, by itself and behind the guard, which must keep the same promises."""
+    """The engine in memory by itself, behind the guard, and behind a fault that does nothing: all keep the same promises."""
     engine: Engine = MemoryEngine(server, origin)
     if request.param == "guarded":
         engine = Guard(engine, "memory", EngineSettings(), metrics, SystemClock())
+    if request.param == "interposed":
+        engine = Interposed(engine, _nothing)
     return MemorySubject(server, engine, origin)
+
+
+async def _nothing(_verb: str) -> None:
+    """What happens before a verb when nothing does."""
 
 
 class SetClock:
