@@ -43,5 +43,6 @@ def _row(entry: Mapping[str, Any]) -> tuple[int, str, str, str, str]:
 
 def _outcome(entry: Mapping[str, Any]) -> str:
     who = entry.get("auth", {}).get("display_name") or "the broker"
-    data = entry.get("response", {}).get("data") or entry["request"].get("data") or {}
-    return ": ".join(filter(None, (who, entry.get("error") or data.get("username", ""))))
+    data = entry.get("response", {}).get("data") or {}
+    what = entry.get("error") or data.get("username", "")
+    return f"{who}: {what}" if what else who

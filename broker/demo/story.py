@@ -90,6 +90,9 @@ class Story:
     async def _one_lease(self, application: Caller) -> None:
         credential = await self._ask(application)
         good_until = await self._look(credential)
+        self.screen.note(
+            "Should the broker die, the database itself stops the login: the lease's end and a few seconds of grace."
+        )
         session = await self._log_in(credential)
         try:
             await self._read_and_write(session)
