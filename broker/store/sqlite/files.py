@@ -80,9 +80,12 @@ def start_draft(directory: Path) -> Path:
 
 
 def publish(draft: Path) -> None:
-    """Gives a finished draft the name of the database, durably."""
-    draft.rename(draft.with_name(DATABASE))
-    _sync(draft.parent)
+    """Gives a finished draft the name of the database, durably. Raises StoreUnavailable."""
+    try:
+        draft.rename(draft.with_name(DATABASE))
+        _sync(draft.parent)
+    except OSError as failure:
+        raise StoreUnavailable(f"no store can be made in {draft.parent} ({failure.strerror})") from failure
 
 
 def keep_private(directory: Path) -> None:
