@@ -81,7 +81,7 @@ def replace(_now_ms: int, find: Text, put: Text, text: Text) -> Text:
     if len(text.chars) + text.chars.count(find.chars) * len(put.chars) > MOST_CHARS:
         raise ValueError("replace makes the text too long")
     put = Text(put.chars, put.marks.replace(RANDOM, FIXED))
-    if _MAY_BE_RANDOM.search(find.chars) or CALLER in find.marks:
+    if _MAY_BE_RANDOM.search(find.chars):
         text = Text(text.chars, text.marks.replace(RANDOM, FIXED))
     parts, place = [], 0
     for match in re.finditer(re.escape(find.chars), text.chars):

@@ -119,6 +119,16 @@ def test_late_news_changes_nothing(late: str) -> None:
     assert breaker.state is State.CLOSED
 
 
+def test_permit_given_back_twice_counts_once() -> None:
+    """A probe that was settled can't shut or open anything again."""
+    breaker = opened()
+    probe = admitted(breaker, 500)
+    breaker.succeeded(probe)
+    breaker.given_up(probe)
+    breaker.failed(probe, 500, 0.0)
+    assert breaker.state is State.CLOSED
+
+
 class BreakerMachine(RuleBasedStateMachine):
     """Calls begin and end in any order while time goes on; a plain model says what must be seen."""
 

@@ -22,11 +22,17 @@ from broker.secret import Secret
         ("nothing", "", "nothing"),
         ("secret", "secret", "[secret]"),
         ("a.c abc", "a.c", "[secret] abc"),
+        ("a%20b%2Fc a%20b/c a+b%2Fc", "a b/c", "[secret] [secret] [secret]"),
     ],
 )
 def test_secrets_are_replaced_in_each_form(text: str, secret: str, expected: str) -> None:
     """A secret goes as it is, as a URL writes it, and as a literal quotes it; an empty one ruins nothing."""
     assert scrubbed(text, [Secret(secret)]) == expected
+
+
+def test_longest_secret_goes_first() -> None:
+    """A secret that begins another one leaves no rest of it."""
+    assert scrubbed("p4ss p4", [Secret("p4"), Secret("p4ss")]) == "[secret] [secret]"
 
 
 @settings(deadline=None)
