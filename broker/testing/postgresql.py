@@ -274,11 +274,15 @@ class PostgresServer:
         with contextlib.suppress(PermissionError):
             if self._run("postgres", "--version").returncode == 0:
                 return binaries
-        copy = root / "install"
-        shutil.copytree(binaries.parent, copy, symlinks=True)
+        copy, package = root / "install", binaries.parent.parent
+        copied = Path(shutil.copytree(binaries.parent, copy / package.name / binaries.parent.name, symlinks=True))
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            # Where auditwheel puts the shared libraries of a wheel; the programs look for them there, relative to themselves.
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
         for path in (copy, *copy.rglob("*")):
             self._give(path)
-        return copy / binaries.name
+        return copied / binaries.name
 
     def _give(self, path: Path) -> None:
         if self._account:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SYSTEM_PATHS = re.compile(r"(?<![\w.])/(?=(?:opt|etc)/)")
 """Places of an installed system; they stand below the temporary directory here."""
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*cache*", "build", "dist")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "build", "dist")
 LIMIT_S = 240
 PRELUDE = """
 set -eu
