@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import orjson
 from rich.console import Console
@@ -21,7 +24,21 @@ _CONSOLE = Console()
 def measured(plan: Plan, dsn: str) -> Results:
     """Runs the plan on the given database, or on an embedded one where `dsn` is empty."""
     with given_or_embedded(dsn) as url, watched(_CONSOLE, step_count(plan)) as bar:
-        return asyncio.run(run(plan, url, bar))
+        return until_ended(run(plan, url, bar))
+
+
+def until_ended(measuring: Coroutine[Any, Any, Results]) -> Results:
+    """Runs to the end; SIGTERM ends it early, as Ctrl-C does, and what was started is stopped and removed."""
+
+    async def guarded() -> Results:
+        task = asyncio.ensure_future(measuring)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return asyncio.run(guarded())
 
 
 def show(results: Results, file: Path | None) -> bool:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import asyncpg
 
 from broker.bench.figures import Figure
-from broker.bench.raw import GROUP, PgConnection, batches, create_users, drop_users, make_users
+from broker.bench.raw import GROUP, RAW_NAMES, PgConnection, batches, create_users, drop_users, make_users
 from broker.errors import InvalidRequest, Unavailable
 from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer, embedded_binaries
@@ -17,7 +17,7 @@ SCHEMA = "broker_bench"
 _MEMBERS = "pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member WHERE g.rolname = $1"
 _COUNT = f"SELECT count(*) FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
 _COUNT_LOCKED = f"{_COUNT} AND NOT u.rolcanlogin"
-_NAMES = f"SELECT u.rolname FROM {_MEMBERS}"  # noqa: S608 - constants only
+_NAMES = f"SELECT u.rolname FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
 _CONNECTIONS_KEPT_BACK = 50
 _TABLES_PER_TRANSACTION = 500
 
@@ -67,17 +67,22 @@ class BenchDatabase:
 
     async def drop_all(self) -> None:
         """Removes every user of the bench."""
-        await drop_users(self._connection, [row[0] for row in await self._connection.fetch(_NAMES, GROUP)])
+        await self._drop("%")
 
     async def raw_creations(self, *, clients: int, seconds: float, iterations: int) -> Figure:
         """The raw driver making users; see `create_users`. They are removed again, untimed."""
         figure = await create_users(self.dsn.reveal(), clients=clients, seconds=seconds, iterations=iterations)
-        await self.drop_all()
+        # The broker's prepared users stand in the same group, and stay.
+        await self._drop(RAW_NAMES)
         return figure
 
     async def raw_drops(self, count: int) -> Figure:
         """The raw driver dropping `count` users, made untimed."""
         return await drop_users(self._connection, await make_users(self._connection, count))
+
+    async def _drop(self, name_like: str) -> None:
+        names = await self._connection.fetch(_NAMES, GROUP, name_like)
+        await drop_users(self._connection, [name[0] for name in names])
 
     async def _make_schema(self) -> None:
         await self._connection.execute(f"CREATE SCHEMA {SCHEMA}; GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {GROUP}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from broker.bench.figures import Figure
-from broker.bench.issuing import POOL_MARK, Subject, pool_full
-from broker.bench.load import Load, measure, open_load
+from broker.bench.issuing import Subject, on_demand_order, pool_full, prepared_order
+from broker.bench.load import Load, Order, measure, open_load
 from broker.bench.revoking import issue, raw_drop_row
 from broker.bench.rows import Row
 from broker.bench.service import CROWD, ON_DEMAND, PREPARED, Service, write_role_due
@@ -37,11 +37,11 @@ class NewLeases:
 
     label: str
     role: str
-    expect: str = ""
+    order: Callable[[Subject, int], Order]
 
 
-FROM_POOL = NewLeases("prepared", PREPARED, POOL_MARK)
-ON_DEMAND_NEW = NewLeases("on demand", ON_DEMAND)
+FROM_POOL = NewLeases("prepared", PREPARED, prepared_order)
+ON_DEMAND_NEW = NewLeases("on demand", ON_DEMAND, on_demand_order)
 
 
 def due_row(count: int, meanwhile: NewLeases | None = None) -> Row:
@@ -74,7 +74,7 @@ async def measure_due(subject: Subject, service: Service, count: int) -> None:
 
 async def measure_due_meanwhile(subject: Subject, service: Service, count: int, new: NewLeases) -> None:
     """One round of `alone_row`, `due_row` and `meanwhile_row`; the new leases are revoked afterwards, untimed."""
-    order = subject.calls.address.creds_order(new.role, clients=_CLIENTS, expect=new.expect)
+    order = new.order(subject, _CLIENTS)
     await _fill(subject, new)
     alone = (await measure(replace(order, seconds=subject.plan.seconds))).figure
     subject.results.add(alone_row(new), alone)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.bench.calls import Calls
 from broker.bench.database import BenchDatabase
 from broker.bench.figures import Figure
-from broker.bench.load import measure
+from broker.bench.load import Order, measure
 from broker.bench.plan import Plan
 from broker.bench.rows import Results, Row
 from broker.bench.service import ON_DEMAND, POOL_NAMES, PREPARED
 
-POOL_MARK = "-pool-"
-"""What the name of a prepared user holds."""
+_POOL_MARK = "-pool-"
 _POOL_SHARE = 0.9
 """How much of a pool a measurement may use up: the row says what a pool gives that is not empty."""
 _FILL_LIMIT_S = 300.0
@@ -58,8 +57,7 @@ async def measure_raw(subject: Subject, clients: int) -> None:
 
 async def measure_on_demand(subject: Subject, clients: int) -> None:
     """One round of `on_demand_row`; its leases are revoked afterwards, untimed."""
-    order = subject.calls.address.creds_order(ON_DEMAND, clients=clients, seconds=subject.plan.seconds)
-    figure = (await measure(order)).figure
+    figure = (await measure(replace(on_demand_order(subject, clients), seconds=subject.plan.seconds))).figure
     subject.results.add(on_demand_row(clients), figure)
     await subject.calls.revoke_all(ON_DEMAND, figure.done)
 
@@ -74,11 +72,18 @@ async def measure_prepared(subject: Subject, clients: int) -> None:
 
 async def prepared_figure(subject: Subject, clients: int) -> Figure:
     """Leases out of the pool for the plan's seconds, or until most of it is used; a lease from elsewhere is an error."""
+    return (await measure(replace(prepared_order(subject, clients), seconds=subject.plan.seconds))).figure
+
+
+def prepared_order(subject: Subject, clients: int) -> Order:
+    """A load that asks for most of the pool, and holds a lease from elsewhere for an error."""
     most = int(subject.plan.prepared * _POOL_SHARE)
-    order = subject.calls.address.creds_order(
-        PREPARED, clients=clients, seconds=subject.plan.seconds, requests=most, expect=POOL_MARK
-    )
-    return (await measure(order)).figure
+    return subject.calls.address.creds_order(PREPARED, clients=clients, requests=most, expect=_POOL_MARK)
+
+
+def on_demand_order(subject: Subject, clients: int) -> Order:
+    """A load that asks for users to be made."""
+    return subject.calls.address.creds_order(ON_DEMAND, clients=clients)
 
 
 async def pool_full(subject: Subject) -> None:

@@ -18,6 +18,8 @@ from broker.clock import stopwatch_s
 from broker.secret import random_bytes, random_text
 
 GROUP = "broker_bench_readers"
+RAW_NAMES = r"raw\_%"
+"""What the names that the raw driver makes are LIKE."""
 DROPS_PER_TRANSACTION = 256
 _CREATIONS_PER_TRANSACTION = 500
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"

@@ -8,7 +8,6 @@ Nothing here is asserted by a test: the figures belong to the machine that they 
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -21,6 +20,7 @@ from targets import judged, peer_on_demand_row, peer_revoke_row
 
 from broker.bench import expiring, issuing, revoking, run
 from broker.bench.bar import Bar, watched
+from broker.bench.command import until_ended
 from broker.bench.database import bench_database, given_or_embedded
 from broker.bench.issuing import Subject
 from broker.bench.load import measure
@@ -143,7 +143,7 @@ def main() -> None:
     )
     console = Console()
     with given_or_embedded(asked.dsn) as dsn, watched(console, run.step_count(plan) + plan.rounds * 4 + 1) as bar:
-        results = asyncio.run(compare(plan, dsn, asked.peer_leases, bar))
+        results = until_ended(compare(plan, dsn, asked.peer_leases, bar))
     console.print(Shown(results), judged(plan, results))
     if asked.json:
         asked.json.write_bytes(orjson.dumps(as_json(results), option=orjson.OPT_INDENT_2))
