@@ -12,6 +12,8 @@ from broker.bench.load import Order, measure
 from broker.bench.plan import Plan
 from broker.bench.rows import Results, Row
 from broker.bench.service import ON_DEMAND, POOL_NAMES, PREPARED
+from broker.clock import stopwatch_s
+from broker.errors import Unavailable
 
 _POOL_MARK = "-pool-"
 _POOL_SHARE = 0.9
@@ -87,10 +89,12 @@ def on_demand_order(subject: Subject, clients: int) -> Order:
 
 
 async def pool_full(subject: Subject) -> None:
-    """Waits until the pool of prepared users is full. Raises `TimeoutError` when it does not fill in 300 s."""
-    async with asyncio.timeout(_FILL_LIMIT_S):
-        # PostgreSQL tells nobody that a role was made, so it is asked again and again.
-        while await subject.database.locked_users(POOL_NAMES) < subject.plan.prepared * subject.brokers:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
+    """Waits until the pool of prepared users is full. Raises `Unavailable` when it does not fill in 300 s."""
+    wanted, started_s = subject.plan.prepared * subject.brokers, stopwatch_s()
+    # PostgreSQL tells nobody that a role was made, so it is asked again and again.
+    while (ready := await subject.database.locked_users(POOL_NAMES)) < wanted:
+        if stopwatch_s() - started_s > _FILL_LIMIT_S:
+            raise Unavailable(f"only {ready:,} of {wanted:,} prepared users were ready after {_FILL_LIMIT_S:.0f} s")
+        await asyncio.sleep(_POLL_S)
     # A user shows in the database before the broker has written down that it is ready.
     await asyncio.sleep(_SETTLE_S)
