@@ -11,11 +11,11 @@ from broker.errors import BrokerError, OutcomeUnknown, StateConflict, StoreDamag
 
 LEAST_SQLITE = (3, 37, 0)
 """The first version with STRICT tables."""
+PAGE_BYTES = 4096
 _STATEMENTS_CACHED = 256
 _BUSY_S = 5.0
 _COMMON = ("PRAGMA temp_store = MEMORY", "PRAGMA trusted_schema = OFF", "PRAGMA cell_size_check = ON")
 _FOR_WRITING = (
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",
     "PRAGMA cache_size = -8192",
@@ -26,13 +26,20 @@ _FOR_READING = ("PRAGMA query_only = ON", "PRAGMA cache_size = -4096")
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The one connection that writes: WAL, flushed at each commit, free pages overwritten, temporary data in memory."""
+    """The one connection that writes: flushed at each commit, free pages overwritten, temporary data in memory."""
     return _open(path, _FOR_WRITING)
+
+
+def use_log(db: sqlite3.Connection) -> None:
+    """Switches the file to a write-ahead log, if it is not: readers then never wait. Raises StoreUnavailable."""
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreUnavailable("the file system of the store can't hold SQLite's write-ahead log: use a local one")
 
 
 def open_for_making(path: Path) -> sqlite3.Connection:
     """A connection to a file that nobody else knows yet: flushed at its commit, and no log beside it."""
-    return _open(path, ("PRAGMA synchronous = FULL",))
+    return _open(path, (f"PRAGMA page_size = {PAGE_BYTES}", "PRAGMA synchronous = FULL"))
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

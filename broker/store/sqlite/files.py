@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from broker.errors import StoreDamaged, StoreInUse, StoreUnavailable
+from broker.store.sqlite.connection import PAGE_BYTES
 
 DATABASE = "store.db"
 _LOCK = "store.lock"
@@ -96,6 +97,17 @@ def keep_private(directory: Path) -> None:
     for name in _SQLITE_FILES:
         if (directory / name).exists():
             (directory / name).chmod(0o600)
+
+
+def check_length(directory: Path) -> None:
+    """Raises StoreDamaged when the database ends within a page.
+
+    SQLite itself refuses a file that lacks whole pages, but reads zeros where a page is cut. With a log beside it a cut page
+    is what a crash leaves, and is written again from the log.
+    """
+    size, log = (directory / DATABASE).stat().st_size, directory / f"{DATABASE}-wal"
+    if size % PAGE_BYTES and not (log.exists() and log.stat().st_size):
+        raise StoreDamaged(f"the store file {directory / DATABASE} is cut off: restore the store from its last copy")
 
 
 def _sync(directory: Path) -> None:

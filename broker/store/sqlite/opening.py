@@ -9,8 +9,8 @@ from pathlib import Path
 
 from broker.clock import Clock
 from broker.errors import StoreDamaged, StoreUnavailable
-from broker.store.sqlite.connection import LEAST_SQLITE, open_for_making, open_for_writing, translated
-from broker.store.sqlite.files import DATABASE, DirectoryLock, keep_private, make_directory, publish, start_draft
+from broker.store.sqlite.connection import LEAST_SQLITE, open_for_making, open_for_writing, translated, use_log
+from broker.store.sqlite.files import DATABASE, DirectoryLock, check_length, keep_private, make_directory, publish, start_draft
 from broker.store.sqlite.schema import check_origin, migrate
 from broker.store.sqlite.vitals import Vitals
 
@@ -49,6 +49,7 @@ def open_directory(directory: Path, master_key: bytes, clock: Clock) -> Opened:
             if not (directory / DATABASE).exists():
                 _make(directory, master_key, clock.now_ms())
             keep_private(directory)
+            check_length(directory)
             return _open(directory / DATABASE, lock, master_key, clock)
     except BaseException:
         lock.release()
@@ -71,6 +72,7 @@ def _open(path: Path, lock: DirectoryLock, master_key: bytes, clock: Clock) -> O
     try:
         check_origin(db)
         _check(db)
+        use_log(db)
         db.execute("BEGIN IMMEDIATE")
         migrate(db, clock.now_ms())
         vitals = Vitals.load(db, master_key)
