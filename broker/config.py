@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from broker.audit.settings import AuditSettings
 from broker.engines.settings import EngineSettings
-from broker.errors import ConfigError, InvalidRequest
+from broker.errors import ConfigError
 from broker.identity.settings import TokenSettings
 from broker.leases.settings import LeaseSettings
 from broker.log import LogSettings
@@ -54,15 +54,13 @@ def parse(content: dict[str, Any]) -> Config:
         return Config.model_validate(content)
     except ValidationError as error:
         raise ConfigError([_line(mistake) for mistake in error.errors(include_url=False, include_input=False)]) from None
-    except InvalidRequest as error:
-        raise ConfigError([str(error)]) from None
 
 
 def _line(mistake: Any) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
     if mistake["type"] == "extra_forbidden":
         return f"{key}: unknown key; allowed in this place are {_allowed(mistake['loc'][:-1])}"
-    return f"{key}: {mistake['msg']}"
+    return f"{key}: {mistake['msg'].removeprefix('Value error, ')}"
 
 
 def _allowed(section: tuple[str | int, ...]) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 from broker.errors import InvalidRequest
 
 MAX_S = 100 * 365 * 86_400
 """A century. Longer spans are a mistake, and would overflow the 64-bit milliseconds of the store or the dates of a database."""
 
+_MISTAKE = "not a duration; allowed are seconds (3600) or a text such as 1h30m or 5d, up to 100 years"
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _WHOLE = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
@@ -22,10 +26,19 @@ def parse_seconds(value: object, *, field: str) -> int:
     """
     seconds = _seconds(value)
     if seconds is None or not 0 <= seconds <= MAX_S:
-        raise InvalidRequest(
-            f"{field}: not a duration; allowed are seconds (3600) or a text such as 1h30m or 5d, up to 100 years"
-        )
+        raise InvalidRequest(f"{field}: {_MISTAKE}")
     return seconds
+
+
+def _configured(value: object) -> int:
+    try:
+        return parse_seconds(value, field="")
+    except InvalidRequest:
+        raise ValueError(_MISTAKE) from None
+
+
+ConfiguredSeconds = Annotated[int, BeforeValidator(_configured)]
+"""A duration in the configuration. Its mistake is one of pydantic's, which names the key and lets other mistakes be named too."""
 
 
 def _seconds(value: object) -> int | None:

@@ -20,7 +20,7 @@ from broker import __version__
 from broker.cli import exits
 from broker.cli.serve import DEFAULT_CONFIG
 from broker.config import Config, load
-from broker.errors import BrokerError, ConfigError
+from broker.errors import BrokerError, ConfigError, StoreInUse
 
 _DISTRIBUTION = "db-credential-broker"
 _LIBRARIES = ("aiohttp", "apscheduler", "asyncpg", "cryptography", "structlog", "uvloop")
@@ -108,8 +108,25 @@ def _state(config: Config) -> Iterator[Finding]:
     yield from _permissions(directory)
     try:
         yield from asyncio.run(_opened(config))
+    except StoreInUse as in_use:
+        yield from _beside(config, in_use)
     except BrokerError as error:
         yield Finding(Verdict.BAD, "store", str(error))
+
+
+def _beside(config: Config, in_use: StoreInUse) -> Iterator[Finding]:
+    """As much of a store as can be seen while a broker has it open."""
+    from broker.seal.settings import provider  # noqa: PLC0415 - a command loads its room when it is called
+    from broker.store.sqlite.peek import peek  # noqa: PLC0415
+
+    directory = config.store.directory
+    try:
+        peek(directory, provider(config.seal, directory).master_key())
+    except BrokerError as error:
+        yield Finding(Verdict.BAD, "store", str(error))
+        return
+    yield Finding(Verdict.GOOD, "store", "opens with its key")
+    yield Finding(Verdict.NOTE, "connections", f"not asked: {in_use}")
 
 
 def _permissions(directory: Path) -> Iterator[Finding]:

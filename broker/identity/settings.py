@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.api.fields import DurationSeconds
+from broker.duration import ConfiguredSeconds
 
 
 class TokenSettings(BaseModel):
@@ -12,10 +12,10 @@ class TokenSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    default_ttl: DurationSeconds = Field(
+    default_ttl: ConfiguredSeconds = Field(
         86_400, ge=1, description="How long a token lives when its request does not say; seconds or a text such as 24h."
     )
-    max_ttl: DurationSeconds = Field(
+    max_ttl: ConfiguredSeconds = Field(
         2_764_800,
         ge=1,
         description="The longest that a token may live with all its renewals (32 days); periodic tokens are exempt.",

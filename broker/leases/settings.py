@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict, Field
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from broker.duration import parse_seconds
-
-Duration = Annotated[int, BeforeValidator(lambda value: parse_seconds(value, field="duration"))]
+from broker.duration import ConfiguredSeconds
 
 
 class LeaseSettings(BaseModel):
@@ -16,12 +12,12 @@ class LeaseSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    default_ttl: Duration = Field(
+    default_ttl: ConfiguredSeconds = Field(
         3_600,
         ge=1,
         description="How long a lease lives when neither the request nor the role says so; seconds or a text such as 1h.",
     )
-    max_ttl: Duration = Field(
+    max_ttl: ConfiguredSeconds = Field(
         86_400, ge=1, description="The longest that a lease may live with all its renewals; a role can only lower it."
     )
     max_per_role: int = Field(
@@ -45,7 +41,7 @@ class LeaseSettings(BaseModel):
         description="From how many leases due at once on a connection its database's clock is asked first whether it is really that late.",
     )
     refill_batch: int = Field(32, ge=1, le=256, description="How many prepared users are made in one go.")
-    tombstones: Duration = Field(
+    tombstones: ConfiguredSeconds = Field(
         604_800,
         ge=60,
         description="How long a gone lease is remembered, so that a user which a failover brings back is known and removed again.",
