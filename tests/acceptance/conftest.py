@@ -1,0 +1,63 @@
+"""Brokers as a user has them: processes, a real PostgreSQL behind them, and the command `broker` beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from broker.testing.broker import CREATE_USER, SERVE, BrokerProcess, connection_to
+from broker.testing.postgresql import PostgresServer
+
+Cli: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
+CLI_LIMIT_S = 60
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Runs `broker <arguments>` to its end."""
+    program = SERVE[: SERVE.index("serve")]
+
+    def run(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=CLI_LIMIT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "COLUMNS": "200", **(environment or {})},
+        )
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """A running broker that is the test's own, without a database."""
+    with BrokerProcess(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, postgresql_18: PostgresServer) -> Iterator[BrokerProcess]:
+    """A running broker that the tests of a module share, with the connection `pg` and the role `app`."""
+    with BrokerProcess(tmp_path_factory.mktemp("shared")) as started:
+        asyncio.run(set_up(started, postgresql_18))
+        yield started
+
+
+async def set_up(broker: BrokerProcess, server: PostgresServer) -> None:
+    """Makes the connection and the role."""
+    answers = [
+        await broker.request("PUT", "database/config/pg", connection_to(server)),
+        await broker.request(
+            "PUT", "database/roles/app", {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h"}
+        ),
+    ]
+    assert [answer.status for answer in answers] == [204, 204], answers
