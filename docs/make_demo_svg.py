@@ -1,4 +1,4 @@
-"""Makes `docs/demo.svg`, the README's picture, and prints the same run as text: a real `broker demo`, recorded by rich."""
+"""Makes the README's picture of the demo, `docs/demo.svg`, and its text there, from one real run recorded by rich."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from broker.log import LogSettings, configure
 
 WIDTH = 132
 PICTURE = Path(__file__).with_name("demo.svg")
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- demo -->\n", "<!-- end of demo -->\n"
 
 
 def main() -> int:
@@ -23,10 +25,13 @@ def main() -> int:
     configure(LogSettings(level="error", format="console"))
     console = Console(record=True, width=WIDTH, file=io.StringIO())
     status = asyncio.run(play(Screen(console), keep=False))
-    text = console.export_text(clear=False)
+    text = "\n".join(line.rstrip() for line in console.export_text(clear=False).strip().splitlines())
     print(text)
     if status == 0:
         console.save_svg(str(PICTURE), title="broker demo", theme=MONOKAI)
+        before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        README.write_text(f"{before}{BEGIN}\n```text\n{text}\n```\n\n{END}{after}", encoding="utf-8")
     return status
 
 
