@@ -22,7 +22,32 @@ QUICK = {
     "max_prepared_transactions": "10",
     "max_connections": "200",
     "log_min_messages": "warning",
+    "shared_preload_libraries": "pg_stat_statements",
 }
+
+
+LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+NEEDED = {
+    "postgresql_18": POSTGRESQL["18"][0],
+    "libfaketime": LIBFAKETIME,
+}
+"""By fixture: where what it stands for is. Tests that ask for what is nowhere are left out, and named at the end."""
+_left_out: list[str] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests that need what this machine does not have."""
+    absent = {fixture for fixture, path in NEEDED.items() if path is None}
+    asking = [item for item in items if absent.intersection(getattr(item, "fixturenames", ()))]
+    items[:] = [item for item in items if item not in asking]
+    _left_out.extend(item.nodeid for item in asking)
+    config.hook.pytest_deselected(items=asking)
+
+
+@pytest.fixture(scope="session")
+def libfaketime() -> Path | None:
+    """The library that, preloaded, sets a process's clocks."""
+    return LIBFAKETIME
 
 
 @pytest.fixture(scope="session", params=[major for major, (binaries, _) in POSTGRESQL.items() if binaries])
@@ -54,6 +79,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for major, (binaries, package) in POSTGRESQL.items()
         if binaries is None and f"PostgreSQL {major}" not in told
     ]
+    if LIBFAKETIME is None and "libfaketime" not in told:
+        missing.append("libfaketime (Debian package libfaketime)")
     if missing:
         terminalreporter.section("not run")
         terminalreporter.line(f"The tests that need these did not run: {'; '.join(missing)}.")
+    for test in _left_out:
+        terminalreporter.line(f"  {test}")
