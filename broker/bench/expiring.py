@@ -75,11 +75,10 @@ async def measure_due(subject: Subject, service: Service, count: int) -> None:
 async def measure_due_meanwhile(subject: Subject, service: Service, count: int, new: NewLeases) -> None:
     """One round of `alone_row`, `due_row` and `meanwhile_row`; the new leases are revoked afterwards, untimed."""
     order = new.order(subject, _CLIENTS)
-    await _fill(subject, new)
     alone = (await measure(replace(order, seconds=subject.plan.seconds))).figure
     subject.results.add(alone_row(new), alone)
     await subject.calls.revoke_all(new.role, alone.done)
-    await _fill(subject, new)
+    await pool_full(subject)
     async with open_load(order) as load, _all_due(subject, service, count):
         load.go()
         drained = await _drained(subject, count)
@@ -87,11 +86,7 @@ async def measure_due_meanwhile(subject: Subject, service: Service, count: int, 
     subject.results.add(due_row(count, new), drained)
     subject.results.add(meanwhile_row(count, new), meanwhile)
     await subject.calls.revoke_all(new.role, meanwhile.done)
-
-
-async def _fill(subject: Subject, new: NewLeases) -> None:
-    if new.role == PREPARED:
-        await pool_full(subject)
+    await pool_full(subject)
 
 
 async def _stopped(load: Load) -> Figure:

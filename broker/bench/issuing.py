@@ -65,11 +65,11 @@ async def measure_on_demand(subject: Subject, clients: int) -> None:
 
 
 async def measure_prepared(subject: Subject, clients: int) -> None:
-    """One round of `prepared_row`, from a full pool and never an empty one; revoked afterwards, untimed."""
-    await pool_full(subject)
+    """One round of `prepared_row`, from a full pool and never an empty one; revoked afterwards, and the pool filled, untimed."""
     figure = await prepared_figure(subject, clients)
     subject.results.add(prepared_row(clients), figure)
     await subject.calls.revoke_all(PREPARED, figure.done)
+    await pool_full(subject)
 
 
 async def prepared_figure(subject: Subject, clients: int) -> Figure:
@@ -89,7 +89,10 @@ def on_demand_order(subject: Subject, clients: int) -> Order:
 
 
 async def pool_full(subject: Subject) -> None:
-    """Waits until the pool of prepared users is full. Raises `Unavailable` when it does not fill in 300 s."""
+    """Waits until the pool of prepared users is full, so that filling it disturbs no measurement.
+
+    Raises `Unavailable` when it does not fill in 300 s.
+    """
     wanted, started_s = subject.plan.prepared * subject.brokers, stopwatch_s()
     # PostgreSQL tells nobody that a role was made, so it is asked again and again.
     while (ready := await subject.database.locked_users(POOL_NAMES)) < wanted:

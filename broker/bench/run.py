@@ -41,6 +41,7 @@ async def run(plan: Plan, dsn: Secret, progress: Progress) -> Results:
             async with configured(made, dsn, plan) as open_calls:
                 subject = Subject(plan, database, open_calls, results)
                 await warm(open_calls, ON_DEMAND)
+                await issuing.pool_full(subject)
                 progress.done()
                 await follow(steps(subject, made), progress)
         if plan.scale:

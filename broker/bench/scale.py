@@ -46,7 +46,7 @@ def sized_row(count: int, clients: int, smallest: int) -> Row:
 async def sized_brokers(plan: Plan, database: BenchDatabase, results: Results) -> AsyncIterator[list[Sized]]:
     """One running broker for each count of the plan; how long its start took and its memory are among the facts."""
     async with AsyncExitStack() as stack:
-        brokers = []
+        brokers: list[Sized] = []
         for count in plan.scale:
             made = await stack.enter_async_context(service())
             await _fill(made, database, plan, count)
@@ -56,6 +56,7 @@ async def sized_brokers(plan: Plan, database: BenchDatabase, results: Results) -
             results.facts.append(Fact(f"start with {count:,} leases", seconds, "s until ready"))
             results.facts.append(Fact(f"memory with {count:,} leases", made.resident_mb(), "MB after the start"))
             brokers.append(Sized(count, made, Subject(plan, database, open_calls, results, len(plan.scale))))
+        await pool_full(brokers[-1].subject)
         yield brokers
 
 
@@ -63,10 +64,10 @@ async def measure_sized(brokers: Sequence[Sized]) -> None:
     """One round: each broker after the other, with one client and with many."""
     for clients in _CLIENTS:
         for broker in brokers:
-            await pool_full(broker.subject)
             figure = await prepared_figure(broker.subject, clients)
             broker.subject.results.add(sized_row(broker.count, clients, brokers[0].count), figure)
             await broker.subject.calls.revoke_all(PREPARED, figure.done)
+            await pool_full(broker.subject)
 
 
 def note_memory(brokers: Sequence[Sized]) -> None:

@@ -48,6 +48,7 @@ async def compare(plan: Plan, dsn: Secret, peer_leases: int, bar: Bar) -> Result
             subject = Subject(plan, base, open_calls, results)
             await run.warm(open_calls, ON_DEMAND)
             await run.warm(peer.calls, ROLE)
+            await issuing.pool_full(subject)
             await run.follow(steps(subject, made, peer, peer_leases), bar)
         if plan.scale:
             await base.drop_all()
