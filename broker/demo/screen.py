@@ -36,7 +36,7 @@ class Screen:
 
     def act(self, actor: str, deed: str) -> None:
         """`actor` does something: a request, a statement."""
-        self._line(Text.assemble((f"{actor:<{_ACTOR_WIDTH}}", "bold magenta"), deed))
+        self._line(Text.assemble((f"{actor:<{_ACTOR_WIDTH}}", "bold cyan"), deed))
 
     async def done(self, outcome: str) -> None:
         """It worked, as it should."""
