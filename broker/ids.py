@@ -12,7 +12,7 @@ import string
 
 from broker.clock import Clock
 from broker.model import Accessor, LeaseId, LeaseNumber, TokenNumber
-from broker.secret import Secret, random_below
+from broker.secret import Secret, random_text
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _VALUE = {character: index for index, character in enumerate(BASE62)}
@@ -83,8 +83,7 @@ class PublicIds:
 
 def new_token(number: TokenNumber) -> Secret:
     """The text of a new token: `s.`, its number, and 22 random base62 characters (131 bits)."""
-    tail = "".join(BASE62[random_below(62)] for _ in range(_TOKEN_RANDOM_CHARS))
-    return Secret(_TOKEN_PREFIX + encode_base62(number, _TOKEN_NUMBER_CHARS) + tail)
+    return Secret(_TOKEN_PREFIX + encode_base62(number, _TOKEN_NUMBER_CHARS) + random_text(_TOKEN_RANDOM_CHARS, BASE62))
 
 
 def number_in_token(text: str) -> TokenNumber | None:

@@ -16,6 +16,8 @@ _HIDDEN_KEYS = frozenset(
     {"authorization", "body", "client_token", "connection_url", "key", "password", "secret", "token", "verifier"}
 )
 _HIDDEN = "[redacted]"
+# Without local variables: a frame's may hold a revealed password.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 class LogSettings(BaseModel):
@@ -39,7 +41,7 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     rendered: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, redact, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, redact, structlog.processors.JSONRenderer()]
         if settings.format == "json"
         else [redact, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )

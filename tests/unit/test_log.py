@@ -1,0 +1,68 @@
+"""What reaches the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import structlog
+
+from broker.log import LogSettings, configure
+from broker.secret import Secret
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_secrets_are_redacted_however_deep(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Secret, and any value under a name that usually holds one, is not written."""
+    configure(LogSettings())
+    structlog.get_logger().info("said", a=Secret("s3cr3t"), b={"password": "s3cr3t", "c": [Secret("s3cr3t")]}, d="open")
+    (line,) = _lines(capsys)
+    assert "s3cr3t" not in json.dumps(line)
+    assert line["d"] == "open"
+
+
+def test_tracebacks_hold_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    """A revealed password in a frame that failed does not come along with its traceback."""
+    configure(LogSettings())
+
+    def fail(revealed: str) -> None:
+        raise ValueError(len(revealed))
+
+    try:
+        fail("s3cr3t" * 2)
+    except ValueError:
+        structlog.get_logger().exception("broke")
+    text = json.dumps(_lines(capsys))
+    assert "ValueError" in text
+    assert "s3cr3ts3cr3t" not in text
+
+
+def test_libraries_log_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a library logs through the standard library is one JSON object a line too, from warnings up."""
+    configure(LogSettings(level="debug"))
+    logging.getLogger("library").warning("watch %s", "out")
+    logging.getLogger("library").info("chatter")
+    (line,) = _lines(capsys)
+    assert line["event"] == "watch out"
+
+
+def test_level_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines below the configured level are not written."""
+    configure(LogSettings(level="warning"))
+    structlog.get_logger().info("quiet")
+    structlog.get_logger().warning("loud")
+    assert [line["event"] for line in _lines(capsys)] == ["loud"]
