@@ -16,6 +16,9 @@ from broker.errors import EngineError, InvalidRequest
 from broker.model import ConnectionNumber, Document, Json, LeaseState
 from broker.store.protocol import Store
 
+_LINGER_MS = 600_000
+"""How long a deleted connection is kept at least: an issue that began before may still write a lease down, which needs it."""
+
 
 @dataclass(slots=True)
 class _Cache:
@@ -35,6 +38,7 @@ class Catalog:
         self._registry = registry
         self._engines = engines
         self._cache = _Cache(0, {}, {}, {})
+        self._retired_ms: dict[ConnectionNumber, int] = {}
 
     async def refresh(self) -> None:
         """Takes in what changed in the store since the last look."""
@@ -90,10 +94,16 @@ class Catalog:
         if fields.verify_connection:
             try:
                 await engine.open()
-            except EngineError as error:
+            except BaseException as error:
                 await engine.close()
+                if not isinstance(error, EngineError):
+                    raise
                 raise InvalidRequest(f"error creating database object: error verifying connection: {error}") from None
-        document = await self._store.put_document(connections.KIND, name, connections.to_body(wanted))
+        try:
+            document = await self._store.put_document(connections.KIND, name, connections.to_body(wanted))
+        except BaseException:
+            await engine.close()
+            raise
         self._take_in(document)
         kept = replace(wanted, number=ConnectionNumber(document.number), revision=document.revision)
         await self._engines.put(kept, engine, opened=fields.verify_connection)
@@ -113,13 +123,16 @@ class Catalog:
 
     async def purge_retired(self) -> None:
         """Erases deleted connections that no lease needs any longer."""
+        before = self._store.now_ms() - _LINGER_MS
         for connection in list(self._cache.retired.values()):
+            if self._retired_ms[connection.number] > before:
+                continue
             tally = await self._store.tally(connection.number)
             if any(count for state, count in tally.by_state.items() if state is not LeaseState.GONE):
                 continue
             await self._store.purge_document(connections.KIND, connection.number)
             await self._engines.close(connection.number)
-            del self._cache.retired[connection.number]
+            del self._cache.retired[connection.number], self._retired_ms[connection.number]
 
     async def engine(self, number: ConnectionNumber) -> Guard:
         """The connected engine of a connection. Raises `DatabaseUnavailable`, `EngineMissing`."""
@@ -192,7 +205,7 @@ class Catalog:
         self._cache.revision = max(self._cache.revision, document.revision)
         if document.kind == connections.KIND:
             self._take_connection(connections.from_document(document))
-        elif document.deleted:
+        elif document.kind == roles.KIND and document.deleted:
             self._cache.roles.pop(document.name, None)
         elif document.kind == roles.KIND:
             self._cache.roles[document.name] = roles.from_document(document)
@@ -205,3 +218,4 @@ class Catalog:
         if current is not None and current.number == connection.number:
             del self._cache.connections[connection.name]
         self._cache.retired[connection.number] = connection
+        self._retired_ms.setdefault(connection.number, self._store.now_ms())

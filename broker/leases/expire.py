@@ -7,23 +7,24 @@ that a dead database keeps no other waiting; the engine's breaker ends its drain
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
 from broker.catalog.connections import Connection
 from broker.engines.protocol import Engine
-from broker.errors import BrokerError, EngineError, Unavailable
+from broker.errors import BrokerError, DatabaseUnavailable, Unavailable
 from broker.leases import lifecycle, stages
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.witness import Witness
-from broker.model import Lease, LeaseNumber, LeaseState, Stage
+from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move, Step
 
 _BUSY_AGAIN_MS = 500
 _ENGINE_AGAIN_MS = 5_000
 _GIVE_WAY_S = 0.005
+_BREATH_MS = 50
 _DUE_STATES = (LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK, LeaseState.RESERVED, LeaseState.PREPARING)
 IDLE_MS = 60_000
 
@@ -36,21 +37,39 @@ class Expirer:
     def __init__(self, parts: Parts, witness: Witness) -> None:
         self._parts = parts
         self._witness = witness
-        self._drains: dict[int, asyncio.Task[None]] = {}
+        self._drains: dict[ConnectionNumber, asyncio.Task[None]] = {}
+        self._asked_again: set[ConnectionNumber] = set()
+        """Connections that were to be drained while they were: something may have fallen due behind their last look."""
+        self._resting: dict[ConnectionNumber, int] = {}
+        """Until when a database that was away is left alone, so that its backlog is not claimed and put back batch by batch."""
         self._waiters: dict[LeaseNumber, list[asyncio.Future[None]]] = {}
 
     async def run(self) -> int:
         """Starts a drain for each connection that has due work; answers in how many milliseconds to look again."""
+        now = self._parts.store.now_ms()
         for connection in self._parts.catalog.connections():
-            if connection.number not in self._drains:
-                task = asyncio.get_running_loop().create_task(self._drain(connection))
-                self._drains[connection.number] = task
-                task.add_done_callback(lambda _, number=connection.number: self._drains.pop(number, None))  # type: ignore[misc]
+            if connection.number in self._drains:
+                self._asked_again.add(connection.number)
+            elif self._resting.get(connection.number, 0) <= now:
+                self._start_drain(connection)
         due_ms = await self._parts.store.next_due_ms(_DUE_STATES)
-        return IDLE_MS if due_ms is None else max(0, due_ms - self._parts.store.now_ms())
+        # What is due now is being drained or rests: looking again at once would only spin.
+        return IDLE_MS if due_ms is None else max(_BREATH_MS, due_ms - now)
+
+    def _start_drain(self, connection: Connection) -> None:
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._drains[connection.number]
+            if connection.number in self._asked_again:
+                self._asked_again.discard(connection.number)
+                self._parts.wake_expiry()
+
+        task = asyncio.get_running_loop().create_task(self._drain(connection))
+        self._drains[connection.number] = task
+        task.add_done_callback(ended)
 
     async def stop(self) -> None:
         """Ends the drains where they are; every stage done so far is durable."""
+        self._asked_again.clear()
         drains = list(self._drains.values())
         for task in drains:
             task.cancel()
@@ -59,6 +78,8 @@ class Expirer:
     def watch(self, numbers: Iterable[LeaseNumber]) -> list[asyncio.Future[None]]:
         """Futures that resolve when the leases are gone, or fail with the reason of their next failed attempt."""
         loop = asyncio.get_running_loop()
+        # Somebody waits: a database that was away may be asked at once.
+        self._resting.clear()
         futures = []
         for number in numbers:
             future: asyncio.Future[None] = loop.create_future()
@@ -77,30 +98,44 @@ class Expirer:
             while leases := await parts.store.claim_due(
                 _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=stages.HOLD_MS, connection=connection.number
             ):
-                await self._revoke(connection, leases)
+                if not await self._revoke(connection, leases):
+                    return
                 if parts.issuing:
                     await asyncio.sleep(_GIVE_WAY_S)
         except Unavailable as error:
+            self._rest(connection, error.retry_after_s * 1_000)
             log.warning("expiry waits", connection=connection.name, error=str(error))
         except BrokerError as error:
+            self._rest(connection, _ENGINE_AGAIN_MS)
             log.exception("expiry failed", connection=connection.name, error=str(error))
 
-    async def _revoke(self, connection: Connection, leases: Sequence[Lease]) -> None:
+    def _rest(self, connection: Connection, for_ms: int) -> None:
+        self._resting[connection.number] = self._parts.store.now_ms() + for_ms
+
+    async def _revoke(self, connection: Connection, leases: Sequence[Lease]) -> bool:
+        """Whether it makes sense to claim more now."""
         try:
             engine = await self._parts.catalog.engine_for(connection)
-        except EngineError as error:
+        except BrokerError as error:
             await self._postpone(leases, _ENGINE_AGAIN_MS)
             self._tell({lease.number: error for lease in leases})
             raise
         ending = await self._begin(connection, engine, leases)
         if not ending:
-            return
-        result = await stages.advance(self._parts, engine, ending)
-        for number in result.gone:
-            self._tell({number: None})
+            return False
+        try:
+            result = await stages.advance(self._parts, engine, ending)
+        except Unavailable as error:
+            self._tell({lease.number: error for lease in ending})
+            raise
+        self._tell(dict.fromkeys(result.gone))
         self._tell(result.failures)
         for number, failure in result.failures.items():
             log.warning("revocation failed", lease=number, connection=connection.name, error=str(failure))
+        away = [failure for failure in result.failures.values() if isinstance(failure, DatabaseUnavailable)]
+        if len(away) == len(ending):
+            raise away[0]
+        return True
 
     async def _begin(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
         """Moves what merely fell due to `revoking`; leaves alone what a call is busy with, or what the clocks disagree about."""
@@ -108,7 +143,7 @@ class Expirer:
         await self._postpone(busy, _BUSY_AGAIN_MS)
         ready = [lease for lease in leases if lease.number not in self._parts.busy]
         fallen = [lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)]
-        if len(fallen) >= self._parts.settings.mass_expiry:
+        if fallen and self._needs_witness(connection, len(fallen)):
             wait_ms = await self._witness.wait_ms(connection, engine)
             if wait_ms:
                 await self._postpone(fallen, wait_ms)
@@ -116,6 +151,11 @@ class Expirer:
                 fallen = []
         ended = await self._end(fallen)
         return [lease for lease in ready if lease.number in ended or lease.state not in lifecycle.expected(Event.ENDED)]
+
+    def _needs_witness(self, connection: Connection, count: int) -> bool:
+        """Whether so many at once are odd; a full batch counts as many, however small it is, and so does one more after a doubt."""
+        settings = self._parts.settings
+        return count >= min(settings.mass_expiry, settings.revocation_batch) or connection.number in self._witness.in_doubt
 
     async def _end(self, leases: Sequence[Lease]) -> frozenset[LeaseNumber]:
         by_epoch: dict[int, list[LeaseNumber]] = {}
@@ -138,7 +178,7 @@ class Expirer:
         if leases:
             await self._parts.store.move([_postponed(lease, by_ms) for lease in leases])
 
-    def _tell(self, outcomes: dict[LeaseNumber, EngineError] | dict[LeaseNumber, None]) -> None:
+    def _tell(self, outcomes: Mapping[LeaseNumber, BrokerError | None]) -> None:
         for number, error in outcomes.items():
             for future in self._waiters.pop(number, ()):
                 if future.done():

@@ -30,6 +30,7 @@ from broker.leases.parts import Parts
 from broker.leases.prepare import Pools
 from broker.leases.pump import HandoutItem, Pump
 from broker.leases.ttl import Bounds, Ttl, resolve
+from broker.leases.turns import Turns
 from broker.model import Accessor, Lease, LeaseFacts, LeaseId, LeaseNumber, LeaseState, Terms, TokenNumber
 from broker.secret import Secret
 from broker.store.protocol import Handout, Limits, Move, Refusal, Reservation
@@ -85,7 +86,7 @@ class Issuer:
         self._parts = parts
         self._pools = pools
         self._pump = pump
-        self._asking: dict[bytes, asyncio.Lock] = {}
+        self._turns = Turns()
 
     async def issue(self, ask: Ask) -> Issued:
         """A new lease, or the same one again where the caller may ask twice.
@@ -140,43 +141,52 @@ class Issuer:
     # asked before -----------------------------------------------------------------------------------------------------
 
     async def _same_or_fresh(self, ask: Ask, plan: _Plan, ask_key: bytes) -> Issued:
-        # One at a time for each key: of two equal requests in flight the second waits and hears the first one's answer.
-        lock = self._asking.setdefault(ask_key, asyncio.Lock())
-        try:
-            async with lock:
-                lease = await self._parts.store.asked(ask_key)
-                if lease is None:
-                    return await self._fresh(ask, plan)
-                if self._worth_giving(ask, plan, lease):
-                    return await self._again(ask, lease)
-                await self._parts.store.free_ask(ask_key)
+        async with self._turns.take(ask_key):
+            lease = await self._parts.store.asked(ask_key)
+            if lease is None:
                 return await self._fresh(ask, plan)
-        finally:
-            if not lock.locked() and self._asking.get(ask_key) is lock:
-                del self._asking[ask_key]
+            if self._worth_giving(ask, plan, lease):
+                return await self._again(ask, lease)
+            await self._parts.store.free_ask(ask_key)
+            return await self._fresh(ask, plan)
 
     def _worth_giving(self, ask: Ask, plan: _Plan, lease: Lease) -> bool:
-        """A repeated idempotency key always gets its lease; re-issue wants half of the time to live still ahead."""
+        """A repeated idempotency key gets its lease to its end; re-issue wants half of the time to live still ahead."""
+        left_ms = lifecycle.ends_ms(lease) - self._parts.store.now_ms()
         if ask.idempotency_key:
-            return True
-        left_ms = lease.due_ms - self._parts.store.now_ms()
+            return lease.state is LeaseState.RESERVED or left_ms > 0
         return lease.state is LeaseState.ACTIVE and lease.facts.password is not None and left_ms >= plan.ttl.seconds * 500
 
     async def _again(self, ask: Ask, lease: Lease) -> Issued:
         if lease.state is not LeaseState.ACTIVE or lease.facts.password is None:
             await self._parts.trail.record([ask.request_entry])
             raise Unavailable("the first request with this Idempotency-Key is still being answered", retry_after_s=1)
-        left_s = max(0, (lease.due_ms - self._parts.store.now_ms()) // 1_000)
+        left_s = max(0, (lifecycle.ends_ms(lease) - self._parts.store.now_ms()) // 1_000)
         issued = self._issued(lease.number, lease.facts, Ttl(left_s, lease.facts.capped_by), lease.facts.password)
         await self._parts.trail.record([ask.request_entry])
         # The first answer's login may have been lost with the process that gave it.
         engine = await self._parts.catalog.engine(lease.connection)
-        extension = Extension(user=self._parts.markers.of(lease), lifetime_ms=left_s * 1_000)
-        for outcome in await engine.enable([extension]):
-            if outcome.error is not None:
-                raise outcome.error
+        if engine.traits.prepares:
+            await self._enable_again(engine, lease, left_s)
         await self._parts.trail.record([ask.response_entry(issued)])
         return issued
+
+    async def _enable_again(self, engine: Engine, lease: Lease, left_s: int) -> None:
+        parts = self._parts
+        parts.busy.add(lease.number)
+        try:
+            # Read once more now that revocation leaves it alone: a login must not be turned on after it was turned off.
+            now = await parts.store.lease(lease.number)
+            if now is None or now.state is not LeaseState.ACTIVE:
+                raise Unavailable(
+                    "the lease of the first request with this key was ended meanwhile: ask again", retry_after_s=1
+                )
+            extension = Extension(user=parts.markers.of(lease), lifetime_ms=left_s * 1_000)
+            for outcome in await engine.enable([extension]):
+                if outcome.error is not None:
+                    raise outcome.error
+        finally:
+            parts.busy.discard(lease.number)
 
     # prepared ---------------------------------------------------------------------------------------------------------
 
@@ -212,10 +222,15 @@ class Issuer:
             request_entry=ask.request_entry,
             respond=lambda: ask.response_entry(issued),
         )
-        refusal = await self._pump.hand_out(plan.connection, item)
-        if refusal is Refusal.NOT_PREPARED:
-            return None
-        self._raise_for(refusal, plan)
+        try:
+            refusal = await self._pump.hand_out(plan.connection, item)
+            if refusal is Refusal.NOT_PREPARED:
+                return None
+            _raise_for(refusal, plan)
+        except BaseException:
+            await self._pools.give_back(plan.role, lease)
+            raise
+        self._parts.metrics.leases_issued.labels(plan.role.name).inc()
         return issued
 
     # on demand --------------------------------------------------------------------------------------------------------
@@ -223,30 +238,31 @@ class Issuer:
     async def _on_demand(self, ask: Ask, plan: _Plan) -> Issued:
         try:
             engine = await self._parts.catalog.engine_for(plan.connection)
+            # A database that is away gets no intents, each of which would have to be revoked there.
+            engine.refuse_if_open()
+            password = await engine.new_password()
+            username = engine.user_name(ask.display_name, plan.role.name)
         except BrokerError:
             await self._parts.trail.record([ask.request_entry])
             raise
-        password = await engine.new_password()
         entries: list[bytes] = [ask.request_entry]
         for _ in range(_NAME_ATTEMPTS):
-            number, facts = await self._reserve(ask, plan, engine, password, entries)
+            number, facts = await self._reserve(ask, plan, self._facts(ask, plan, username, keep=password.text), entries)
             entries = []
             try:
                 return await self._make(ask, plan, engine, password, number, facts)
             except UserNameTaken:
-                continue
+                username = engine.user_name(ask.display_name, plan.role.name)
         raise UserNameTaken(
             f"connection {plan.connection.name}: {_NAME_ATTEMPTS} generated names were all taken; check username_template"
         )
 
     async def _reserve(
-        self, ask: Ask, plan: _Plan, engine: Engine, password: Password, entries: Sequence[bytes]
+        self, ask: Ask, plan: _Plan, facts: LeaseFacts, entries: Sequence[bytes]
     ) -> tuple[LeaseNumber, LeaseFacts]:
         """Barrier 1: the intent and the request entry, both durable."""
         parts = self._parts
         number = LeaseNumber(parts.numbers.next())
-        username = engine.user_name(ask.display_name, plan.role.name)
-        facts = self._facts(ask, plan, username, keep=password.text)
         reservation = Reservation(
             number=number,
             connection=plan.connection.number,
@@ -261,7 +277,7 @@ class Issuer:
         )
         if isinstance(reserved, BaseException):
             raise reserved
-        self._raise_for(reserved[0], plan)
+        _raise_for(reserved[0], plan)
         if isinstance(recorded, BaseException):
             await self._give_up(number, facts)
             raise recorded
@@ -349,26 +365,23 @@ class Issuer:
             capped_by=ttl.capped_by,
         )
 
-    def _raise_for(self, refusal: Refusal | None, plan: _Plan) -> None:
-        match refusal:
-            case None:
-                return
-            case Refusal.TOKEN_ENDED:
-                raise PermissionDenied
-            case Refusal.ROLE_LIMIT:
-                raise LimitExceeded(
-                    f"lease count quota exceeded: role {plan.role.name} has its {plan.limits.per_role} live leases (max_leases)",
-                    limit="leases per role",
-                    retry_after_s=10,
-                )
-            case Refusal.TOKEN_LIMIT:
-                raise LimitExceeded(
-                    f"lease count quota exceeded: this token has its {plan.limits.per_token} live leases (max_per_token)",
-                    limit="leases per token",
-                    retry_after_s=10,
-                )
-            case _:
-                raise Unavailable("the same request is being answered already", retry_after_s=1)
+
+def _raise_for(refusal: Refusal | None, plan: _Plan) -> None:
+    if refusal is None:
+        return
+    if refusal is Refusal.TOKEN_ENDED:
+        raise PermissionDenied
+    most = {
+        Refusal.ROLE_LIMIT: (
+            "leases per role",
+            f"role {plan.role.name} has its {plan.limits.per_role} live leases (max_leases)",
+        ),
+        Refusal.TOKEN_LIMIT: ("leases per token", f"this token has its {plan.limits.per_token} live leases (max_per_token)"),
+    }
+    if refusal in most:
+        limit, told = most[refusal]
+        raise LimitExceeded(f"lease count quota exceeded: {told}", limit=limit, retry_after_s=10)
+    raise Unavailable("the same request is being answered already", retry_after_s=1)
 
 
 def _raise_first(*results: object) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.errors import StateConflict
-from broker.model import LeaseState, Stage
+from broker.model import Lease, LeaseState, Stage
 
 _RETRY_FIRST_MS = 1_000
 _RETRY_CAP_MS = 300_000
@@ -87,6 +87,14 @@ def live(state: LeaseState) -> bool:
 
 
 _LIVE = frozenset({LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK})
+
+
+def ends_ms(lease: Lease) -> int:
+    """When an active lease ends by itself.
+
+    Its due time says so, or earlier than its facts where its token ends first; but a claim of due work pushes that on for a while.
+    """
+    return min(lease.due_ms, lease.facts.expires_ms)
 
 
 @dataclass(frozen=True, slots=True)

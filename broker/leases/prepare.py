@@ -16,11 +16,11 @@ import structlog
 from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
 from broker.engines.protocol import Engine, NewUser, Outcome, Password
-from broker.errors import BrokerError, EngineError, Unavailable
+from broker.errors import BrokerError, EngineError, InvalidRequest
 from broker.leases import lifecycle
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
-from broker.model import NO_TOKEN, Lease, LeaseFacts, LeaseNumber, Terms
+from broker.model import NO_TOKEN, ConnectionNumber, Lease, LeaseFacts, LeaseNumber, LeaseState, Terms
 from broker.store.protocol import Move, Reservation
 
 _WINDOW = 512
@@ -44,6 +44,20 @@ class _Window:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which prepared users a role wants, and how many."""
+
+    revision: int
+    count: int
+    connection: ConnectionNumber | None
+    """None while the role's connection does not exist: no user is wanted then."""
+
+    def has(self, lease: Lease) -> bool:
+        """Whether the user is of the role's present revision and connection."""
+        return lease.facts.role_revision == self.revision and lease.connection == self.connection
+
+
 class Pools:
     """The prepared users of every role."""
 
@@ -57,6 +71,15 @@ class Pools:
         if not window.ready and not window.empty:
             await self._load(role, connection, window)
         return window.ready.popleft() if window.ready else None
+
+    async def give_back(self, role: Role, lease: Lease) -> None:
+        """Takes back a user that was taken and, as the store says, not claimed: else it would wait beyond the window for ever."""
+        window = self._windows.get(role.path)
+        if window is None or window.revision != lease.facts.role_revision:
+            return
+        now = await self._parts.store.lease(lease.number)
+        if now is not None and now.state is LeaseState.PREPARED:
+            window.ready.appendleft(lease)
 
     async def refill(self, role: Role) -> int:
         """Makes one batch of users where the pool is short; answers how many were made. Gives way to requests.
@@ -79,7 +102,7 @@ class Pools:
         self._window(role).empty = False
         return made
 
-    async def drain(self, role_path: str, keep: Role | None) -> int:
+    async def drain(self, role_path: str, keep: Wanted | None) -> int:
         """Ends prepared users that the role no longer wants: of an old revision, too many, or all where it is gone."""
         unwanted: list[Lease] = []
         wanted = 0
@@ -87,7 +110,7 @@ class Pools:
         while page := await self._parts.store.prepared(role_path, _WINDOW, after=after):
             after = page[-1].number
             for lease in page:
-                if keep is not None and lease.facts.role_revision == keep.revision and wanted < keep.prepared_users:
+                if keep is not None and keep.has(lease) and wanted < keep.count:
                     wanted += 1
                 else:
                     unwanted.append(lease)
@@ -175,7 +198,7 @@ class Refill:
     def __init__(self, parts: Parts, pools: Pools) -> None:
         self._parts = parts
         self._pools = pools
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, Wanted | None] = {}
 
     async def run(self) -> int:
         """Drains what roles no longer want and makes one batch for each that is short; answers how many were made."""
@@ -186,19 +209,27 @@ class Refill:
             del self._known[path]
         for path, role in roles.items():
             try:
-                if self._known.get(path) != (role.revision, role.prepared_users):
-                    await self._pools.drain(path, role)
-                    self._known[path] = (role.revision, role.prepared_users)
+                wanted = self._wanted(role)
+                if self._known.get(path) != wanted:
+                    await self._pools.drain(path, wanted)
+                    self._known[path] = wanted
                 if role.prepared_users:
                     made += await self._pools.refill(role)
-            except (BrokerError, Unavailable) as error:
+            except BrokerError as error:
                 log.warning("refill failed", role=role.name, connection=role.db_name, error=str(error))
         return made
 
     async def forget_unknown_roles(self) -> None:
         """At start: ends prepared users of roles that were deleted while the broker was down."""
         for path in await self._parts.store.list_pools():
-            self._known.setdefault(path, (-1, -1))
+            self._known.setdefault(path, None)
+
+    def _wanted(self, role: Role) -> Wanted:
+        try:
+            number = self._parts.catalog.connection(role.db_name).number
+        except InvalidRequest:
+            number = None
+        return Wanted(role.revision, role.prepared_users, number)
 
 
 def _prepared(outcome: Outcome, facts: LeaseFacts) -> Move:

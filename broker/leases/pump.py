@@ -40,6 +40,11 @@ class HandoutItem:
     respond: Callable[[], bytes]
     done: asyncio.Future[Refusal | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether its caller has stopped waiting: was cancelled, or out of time."""
+        return self.done.cancelled()
+
     def answer(self, refusal: Refusal | None) -> None:
         """Lets the caller go on, if it still waits."""
         if not self.done.done():
@@ -73,12 +78,12 @@ class Pump:
 
         A refusal left everything as it was, with the request entry durable. Raises `LimitExceeded` when too many wait,
         `DatabaseUnavailable` or another `EngineError` when the login could not be turned on (the lease is being revoked then),
-        `AuditUnavailable`, `StoreUnavailable`.
+        `AuditUnavailable`, `StoreUnavailable`. When it is cancelled, the user stays prepared or its lease is revoked.
         """
         lane = self._lanes.get(connection.number)
         if lane is None:
             lane = self._lanes[connection.number] = _Lane(self._parts, connection, self._unsettled)
-        lane.submit(item)
+        lane.submit(connection, item)
         return await item.done
 
     def ripe(self) -> list[Enabled]:
@@ -102,7 +107,8 @@ class _Lane:
         self._waiting: deque[HandoutItem] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
-    def submit(self, item: HandoutItem) -> None:
+    def submit(self, connection: Connection, item: HandoutItem) -> None:
+        self._connection = connection
         if len(self._waiting) >= _WAITING_MOST:
             raise LimitExceeded(
                 f"connection {self._connection.name}: {_WAITING_MOST} requests wait already",
@@ -124,7 +130,7 @@ class _Lane:
         self._parts.busy |= busy
         try:
             engine = await self._engine(items)
-            claimed = await self._claim(items)
+            claimed = await self._claim([item for item in items if not item.abandoned])
             enabled = await self._enable(engine, claimed) if claimed else ()
             if enabled:
                 await self._tell(enabled)
@@ -147,6 +153,8 @@ class _Lane:
     async def _claim(self, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
         """Barrier 1. Answers the items that are claimed; the others have heard."""
         parts = self._parts
+        if not items:
+            return ()
         refusals, recorded = await asyncio.gather(
             parts.store.hand_out([item.handout for item in items]),
             parts.trail.record([item.request_entry for item in items]),
@@ -186,6 +194,7 @@ class _Lane:
         except Unavailable:
             await self._take_back(items, "not audited")
             raise
+        await self._take_back([item for item in items if item.abandoned], "not answered")
         now = self._parts.store.now_ms()
         for item in items:
             self._unsettled.append(Enabled(now, self._connection.number, item.handout.number))
@@ -193,6 +202,8 @@ class _Lane:
 
     async def _take_back(self, items: Sequence[HandoutItem], reason: str) -> None:
         """Revokes leases that nobody will hear of. If the store can't note it, they end with their time."""
+        if not items:
+            return
         now = self._parts.store.now_ms()
         moves = [
             Move(

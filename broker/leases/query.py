@@ -73,7 +73,7 @@ class Query:
     def _view(self, lease: Lease) -> LeaseView:
         facts = lease.facts
         active = lease.state is LeaseState.ACTIVE
-        expire_ms = lease.due_ms if active else facts.expires_ms
+        expire_ms = lifecycle.ends_ms(lease) if active else facts.expires_ms
         return LeaseView(
             lease_id=self._parts.ids.lease_id(facts.path, lease.number),
             path=facts.path,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from broker.engines.protocol import Extension
-from broker.errors import BrokerError
+from broker.engines.protocol import Engine, Extension, Outcome
+from broker.errors import DatabaseUnavailable, EngineError
 from broker.leases import lifecycle, records
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -37,12 +37,15 @@ class Recovery:
         self._parts = parts
         self._pump = pump
         self._servers: dict[ConnectionNumber, _Server] = {}
+        self._owed: set[ConnectionNumber] = set()
+        """Connections whose logins of an earlier process may be lost, until they were turned on again."""
 
     async def at_start(self, highest: LeaseNumber) -> int:
         """Ends the intents (`reserved`, `preparing`) up to `highest`, the greatest number before this process; answers how many.
 
         Their users may exist or not; revocation copes with both. Claims of the dead process fall due by themselves, sooner here.
         """
+        self._owed |= {lease.connection for lease in await self._parts.store.unsettled(_UNSETTLED_MOST)}
         count = 0
         for states in ((LeaseState.RESERVED, LeaseState.PREPARING), (LeaseState.REVOKING,)):
             after = LeaseNumber(0)
@@ -64,52 +67,73 @@ class Recovery:
             ripe.setdefault(enabled.connection, []).append(enabled)
         for connection in self._parts.catalog.connections():
             number = connection.number
-            if not self._parts.catalog.in_use(number):
+            if not self._parts.catalog.in_use(number) and number not in self._owed:
                 continue
             try:
-                health = await (await self._parts.catalog.engine(number)).health()
-            except BrokerError:
+                server = await self._same_server(number)
+            except EngineError:
+                # Whatever became ripe stays unsettled in the store, and is turned on again when the database is back.
                 self._servers.pop(number, None)
                 continue
-            server = self._servers.get(number)
-            if server is None or server.started != health.started:
-                server = self._servers[number] = _Server(health.started, self._parts.store.now_ms())
-                await self.reapply(number)
             await self._parts.store.settle(
                 [enabled.number for enabled in ripe.get(number, ()) if enabled.at_ms >= server.since_ms]
             )
 
+    async def _same_server(self, number: ConnectionNumber) -> _Server:
+        """The server that the connection leads to; where it is another one than before, logins have been turned on again."""
+        health = await (await self._parts.catalog.engine(number)).health()
+        server = self._servers.get(number)
+        if server is None or server.started != health.started:
+            server = _Server(health.started, self._parts.store.now_ms())
+            await self.reapply(number)
+            self._servers[number] = server
+            self._owed.discard(number)
+        return server
+
     async def reapply(self, connection: ConnectionNumber) -> None:
-        """Turns on once more the logins of a connection's unsettled leases: the database may have lost them, or never heard."""
+        """Turns on once more the logins of a connection's unsettled leases: the database may have lost them, or never heard.
+
+        Raises `DatabaseUnavailable` when it did not play along for all of them; a user that is missing is only logged.
+        """
         leases = [lease for lease in await self._parts.store.unsettled(_UNSETTLED_MOST) if lease.connection == connection]
         if not leases:
             return
         engine = await self._parts.catalog.engine(connection)
         for start in range(0, len(leases), _PAGE):
-            page = [lease for lease in leases[start : start + _PAGE] if lease.number not in self._parts.busy]
-            numbers = {lease.number for lease in page}
-            self._parts.busy |= numbers
-            try:
-                outcomes = await engine.enable([self._extension(lease) for lease in page])
-            finally:
-                self._parts.busy -= numbers
+            outcomes = await self._enable(engine, leases[start : start + _PAGE])
             now = self._parts.store.now_ms()
             for outcome in outcomes:
                 if outcome.error is None:
                     self._pump.enabled_again(Enabled(now, connection, outcome.number))
+                elif isinstance(outcome.error, DatabaseUnavailable):
+                    raise outcome.error
+                else:
+                    log.warning("login not turned on again", lease=outcome.number, error=str(outcome.error))
         log.info("logins turned on again", connection=leases[0].facts.connection_name, leases=len(leases))
+
+    async def _enable(self, engine: Engine, leases: Sequence[Lease]) -> Sequence[Outcome]:
+        parts = self._parts
+        numbers = {lease.number for lease in leases} - parts.busy
+        parts.busy |= numbers
+        try:
+            # Read once more now that revocation leaves them alone: a login must not be turned on after it was turned off.
+            found = [await parts.store.lease(number) for number in sorted(numbers)]
+            active = [lease for lease in found if lease is not None and lease.state is LeaseState.ACTIVE]
+            return await engine.enable([self._extension(lease) for lease in active]) if active else ()
+        finally:
+            parts.busy -= numbers
 
     async def _page(self, states: Sequence[LeaseState], after: LeaseNumber, highest: LeaseNumber) -> Sequence[Lease]:
         page = await self._parts.store.leases_in(states, after=after, limit=_PAGE)
         return [lease for lease in page if lease.number <= highest]
 
     def _extension(self, lease: Lease) -> Extension:
-        left_ms = max(0, lease.due_ms - self._parts.store.now_ms())
+        left_ms = max(0, lifecycle.ends_ms(lease) - self._parts.store.now_ms())
         return Extension(user=self._parts.markers.of(lease), lifetime_ms=left_ms)
 
     def _recovered(self, lease: Lease) -> Move:
         """An intent ends; a revocation that the dead process had claimed is due at once."""
-        ending = lease.state in lifecycle.expected(Event.ENDED)
+        ending, now = lease.state in lifecycle.expected(Event.ENDED), self._parts.store.now_ms()
         return Move(
             number=lease.number,
             expect=(lease.state,),
@@ -117,4 +141,7 @@ class Recovery:
             due_in_ms=0,
             stage=Stage.NONE if ending else lease.stage,
             attempts=lease.attempts,
+            # A lease that this process has claimed meanwhile is left alone.
+            epoch=lease.epoch,
+            facts=replace(lease.facts, password=None, reason="recovered", revoke_started_ms=now) if ending else None,
         )

@@ -48,7 +48,7 @@ class Renewer:
         token_expires_ms = await self._token_expires_ms(lease)
         ttl = resolve(increment_s, self._issuer.bounds(role, token_expires_ms=token_expires_ms, age_s=age_s))
         if ttl.seconds <= 0:
-            left_s = (lease.due_ms - now) // 1_000
+            left_s = (lifecycle.ends_ms(lease) - now) // 1_000
             return Renewed(
                 lease_id=lease_id, ttl_s=left_s, renewable=True, warnings=(*ttl.warnings, "past the max TTL, not extended")
             )
@@ -78,7 +78,7 @@ class Renewer:
             raise InvalidRequest("lease not found")
         if lease.state is LeaseState.STUCK:
             raise InvalidRequest("lease is expired and has failed previous revocation attempts")
-        if lease.state is not LeaseState.ACTIVE or lease.due_ms <= self._parts.store.now_ms():
+        if lease.state is not LeaseState.ACTIVE or lifecycle.ends_ms(lease) <= self._parts.store.now_ms():
             raise InvalidRequest("lease expired")
         return lease
 

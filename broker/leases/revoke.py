@@ -47,8 +47,8 @@ class Revoker:
 
         Raises `InvalidRequest` in Vault's words for the first that failed; all are tried.
         """
-        numbers = await self._end_prefix(prefix)
-        await self._wait(numbers)
+        numbers = [*await self._unfinished(prefix), *await self._end_prefix(prefix)]
+        await self._wait(sorted(set(numbers)))
 
     async def start_prefix(self, prefix: str) -> None:
         """As `revoke_prefix`, but returns when it is durable."""
@@ -60,8 +60,7 @@ class Revoker:
         Users that could not be removed stay behind, contained as far as it went: this is the way out when a database will
         never come back.
         """
-        numbers = await self._end_prefix(prefix) or []
-        numbers = sorted({*numbers, *await self._unfinished(prefix)})
+        numbers = sorted({*await self._unfinished(prefix), *await self._end_prefix(prefix)})
         try:
             await self._wait(numbers)
         except BrokerError:
@@ -70,7 +69,8 @@ class Revoker:
     async def _end(self, number: LeaseNumber) -> bool:
         """Whether there is anything to wait for."""
         lease = await self._parts.store.lease(number)
-        if lease is None or not lifecycle.live(lease.state):
+        # One that is still being issued has no id that anybody knows.
+        if lease is None or not lifecycle.live(lease.state) or lease.state is LeaseState.RESERVED:
             return False
         if lease.state is LeaseState.ACTIVE:
             await self._parts.store.move([self._ending(lease)])
@@ -131,6 +131,8 @@ class Revoker:
         for position, (number, outcome) in enumerate(zip(numbers, outcomes, strict=True), start=1):
             if isinstance(outcome, EngineError):
                 raise await self._failed(number, position, len(numbers), outcome)
+            if outcome is not None:
+                raise outcome
 
     async def _failed(self, number: LeaseNumber, position: int, count: int, error: EngineError) -> BrokerError:
         if isinstance(error, DatabaseUnavailable):

@@ -34,14 +34,14 @@ class Ttl:
 def resolve(increment_s: int, bounds: Bounds) -> Ttl:
     """The time to live from now on; 0 seconds when nothing is left.
 
-    An `increment_s` of 0 asks for the default. The default itself may be over the maximum when the two come from different places
+    An `increment_s` of 0 or less asks for the default. The default itself may be over the maximum when the two come from different places
     (role, daemon); it is capped without a warning then, since nobody asked for more.
     """
-    wanted = increment_s or bounds.default_s
+    wanted = increment_s if increment_s > 0 else bounds.default_s
     left = max(0, bounds.max_s - bounds.age_s)
     ttl, capped_by, warnings = wanted, "", []
     if ttl > left:
-        if increment_s or bounds.age_s:
+        if increment_s > 0 or bounds.age_s:
             warnings.append(
                 f'TTL of "{format_seconds(wanted)}" exceeded the effective max_ttl of "{format_seconds(left)}"; '
                 "TTL value is capped accordingly"

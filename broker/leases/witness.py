@@ -6,7 +6,7 @@ that connection waits and says so; where the database does not answer within a m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -30,9 +30,19 @@ class Witness:
 
     parts: Parts
     silent_since_ms: dict[ConnectionNumber, int]
+    in_doubt: set[ConnectionNumber] = field(default_factory=set)
+    """Connections whose expiry was told to wait last: there even a single lease waits for a better answer."""
 
     async def wait_ms(self, connection: Connection, engine: Engine) -> int:
         """How long a mass expiry on this connection must wait before asking again; 0: go on."""
+        wait_ms = await self._wait_ms(connection, engine)
+        if wait_ms:
+            self.in_doubt.add(connection.number)
+        else:
+            self.in_doubt.discard(connection.number)
+        return wait_ms
+
+    async def _wait_ms(self, connection: Connection, engine: Engine) -> int:
         now = self.parts.store.now_ms()
         try:
             health = await engine.health()
