@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +29,15 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 @dataclass
 class MemoryDatabase:
-    """Users in a set; `down` makes every call fail."""
+    """Users in a set; `down` makes every call fail, a cleared `gate` makes users wait to be made."""
 
     users: set[str] = field(default_factory=set)
     down: bool = False
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
 
 class MemoryEngine:
@@ -64,6 +70,8 @@ class MemoryEngine:
 
     async def create(self, order: NewUser) -> str:
         self._reach()
+        self._database.waiting += 1
+        await self._database.gate.wait()
         self._database.users.add(order.user.name)
         return order.user.name
 
@@ -238,12 +246,12 @@ def raw(broker: Client) -> Callable[[bytes], Any]:
         reader, writer = await asyncio.open_connection(host, int(port))
         for chunk in chunks:
             writer.write(chunk)
-            await writer.drain()
             await asyncio.sleep(0)
         async with asyncio.timeout(10):
             answer = await reader.read()
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         return answer
 
     return exchange

@@ -96,8 +96,9 @@ async def test_a_dead_database_is_503(broker: Any, database: Any) -> None:
     answer = await broker("GET", "database/creds/app")
     assert answer.status == 503
     assert int(answer.headers["Retry-After"]) >= 1
-    assert broker.audit()[-1]["type"] == "response"
-    assert broker.audit()[-1]["error"] == answer.errors[0]
+    # What was begun is being removed meanwhile, and that is on record too.
+    failures = [entry.get("error") for entry in broker.audit() if entry["type"] == "response"]
+    assert answer.errors[0] in failures
 
 
 async def test_the_same_idempotency_key_gets_the_same_lease(broker: Any) -> None:

@@ -17,10 +17,14 @@ MADE_WITH = {
 }
 
 
-async def _gone(database: Any) -> None:
-    async with asyncio.timeout(10):
-        while database.users:
-            await asyncio.sleep(0.01)
+@pytest.fixture
+def gone(database: Any, eventually: Any) -> Any:
+    """Waits until the database has no user left."""
+
+    async def empty() -> bool:
+        return not database.users
+
+    return lambda: eventually(empty)
 
 
 async def test_create(broker: Any) -> None:
@@ -127,7 +131,7 @@ async def test_a_revoked_token_is_refused_at_once(broker: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["revoke", "revoke-self", "revoke-accessor", "revoke-orphan"])
-async def test_leases_end_with_their_token(broker: Any, database: Any, how: str) -> None:
+async def test_leases_end_with_their_token(broker: Any, database: Any, gone: Any, how: str) -> None:
     """Whichever way it is ended."""
     auth = (await broker("POST", "auth/token/create", {"ttl": "1h"})).body["auth"]
     token = auth["client_token"]
@@ -135,7 +139,7 @@ async def test_leases_end_with_their_token(broker: Any, database: Any, how: str)
     assert len(database.users) == 1
     body = {"token": token, "accessor": auth["accessor"]}
     await broker("POST", f"auth/token/{how}", body, token=token if how == "revoke-self" else None)
-    await _gone(database)
+    await gone()
     assert (await broker("GET", "auth/token/lookup-self", token=token)).status == 403
 
 
@@ -201,12 +205,16 @@ async def test_a_child_that_outlives_its_parent_is_warned(broker: Any) -> None:
     assert any("the parent token ends before" in warning for warning in body["warnings"])
 
 
-async def test_expired_tokens_end_with_their_leases(broker: Any, database: Any) -> None:
+async def test_expired_tokens_end_with_their_leases(broker: Any, gone: Any, eventually: Any) -> None:
     """By themselves, when their time has come."""
-    token = await broker.new_token(ttl=1)
-    await broker("GET", "database/creds/app", token=token)
-    await _gone(database)
-    assert (await broker("GET", "auth/token/lookup-self", token=token)).status == 403
+    token = await broker.new_token(ttl=2)
+    assert (await broker("GET", "database/creds/app", token=token)).status == 200
+    await gone()
+
+    async def refused() -> bool:
+        return bool((await broker("GET", "auth/token/lookup-self", token=token)).status == 403)
+
+    await eventually(refused)
 
 
 async def test_accessors_are_listed(broker: Any) -> None:
