@@ -7,6 +7,7 @@ Rules that every method keeps (docs/architecture.md, "Rules of the store"):
 - Callers pass spans; the store stamps times, by its clock (`now_ms`).
 - A claim of due work raises the row's epoch and pushes its due time forward, so the work of a dead owner falls due again by itself.
 - Facts, names and bodies are sealed before they touch a file and opened on the way out; `SealBroken` when one does not open.
+  Claims and lists of leases or tokens pass over such a row and log its number: it must not hold up the others for ever.
 """
 
 from __future__ import annotations

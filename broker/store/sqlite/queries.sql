@@ -147,11 +147,8 @@ SELECT number FROM lease WHERE state = :state AND number > :after ORDER BY numbe
 SELECT number FROM lease
 WHERE connection = :connection AND state = :state AND number > :after ORDER BY number LIMIT :limit;
 
--- name: tally
-SELECT state, count(*) FROM lease GROUP BY state;
-
--- name: tally_of_connection
-SELECT state, count(*) FROM lease WHERE connection = :connection GROUP BY state;
+-- name: count
+SELECT count(*) FROM lease WHERE connection = :connection AND state = :state;
 
 -- name: remove_leases
 DELETE FROM lease WHERE number IN (SELECT value FROM json_each(:numbers));

@@ -33,7 +33,7 @@ from broker.store.sqlite.queries import SQL
 from broker.store.sqlite.reader import Reader
 from broker.store.sqlite.writer import Writer
 
-_ROWS_PER_COMMIT = 2_000
+_ROWS_PER_COMMIT = 500
 """Changes without a known number of rows are made in commits of so many, that others' writes go between."""
 
 

@@ -392,7 +392,7 @@ async def test_end_under_nothing_means_all(book: Any) -> None:
 async def test_end_under_ends_more_than_one_commit_holds(book: Any) -> None:
     """A long list is ended to its last lease, each named once."""
     token = await book.token()
-    asked = [book.reservation(token) for _ in range(4_500)]
+    asked = [book.reservation(token) for _ in range(1_200)]
     await book.store.reserve(asked)
     moves = [Move(number=one.number, expect=(LeaseState.RESERVED,), to=LeaseState.ACTIVE, due_in_ms=HOUR_MS) for one in asked]
     await book.store.move(moves)

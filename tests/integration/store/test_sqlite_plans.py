@@ -19,7 +19,6 @@ from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
 
 READS_THROUGH = {
-    "tally": "lease",
     "live_paths": "path",
     "pool_paths": "path",
     "remove_idle_paths": "path",
