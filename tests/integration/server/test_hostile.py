@@ -20,7 +20,7 @@ from broker.api import database as database_api
 from broker.api import leases as leases_api
 from broker.server.routes import database, leases, system, tokens
 
-HOW_MANY = int(os.environ.get("BROKER_HOSTILE_ROUNDS", "100"))
+HOW_MANY = int(os.environ.get("BROKER_HOSTILE_ROUNDS", "80"))
 """Rounds of each test here, of some thirty requests at once: about 10,000 requests in all, and more on demand."""
 
 hostile = hypothesis.settings(
@@ -112,7 +112,7 @@ def check(answer: Any, method: str) -> None:
 
 
 @hostile
-@given(st.lists(st.tuples(methods, paths, bodies, headers), min_size=20, max_size=40))
+@given(st.lists(st.tuples(methods, paths, bodies, headers), min_size=30, max_size=40))
 async def test_any_request_to_any_endpoint(broker: Any, requests: Requests) -> None:
     """With a token that may do everything, so that nothing stops the request on its way in."""
     answers = await asyncio.gather(*(broker(method, path, body, headers=sent) for method, path, body, sent in requests))
@@ -122,7 +122,7 @@ async def test_any_request_to_any_endpoint(broker: Any, requests: Requests) -> N
 
 
 @hostile
-@given(st.lists(st.tuples(st.sampled_from(PATTERNS), objects), min_size=20, max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(PATTERNS), objects), min_size=30, max_size=40))
 async def test_objects_for_every_endpoint_that_writes(broker: Any, requests: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Well-formed JSON of the right fields with wrong contents."""
     for answer in await asyncio.gather(*(broker("POST", pattern.format("x"), as_json(fields)) for pattern, fields in requests)):
@@ -145,7 +145,7 @@ async def test_queries_for_every_endpoint_that_reads(broker: Any, requests: Sequ
 
 
 @hostile
-@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"]), max_size=60), min_size=20, max_size=40))
+@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"]), max_size=60), min_size=30, max_size=40))
 async def test_any_token_but_a_real_one_is_denied(broker: Any, texts: Sequence[str]) -> None:
     """Always 403."""
     for answer in await asyncio.gather(*(broker("GET", "database/creds/app", token=text) for text in texts)):

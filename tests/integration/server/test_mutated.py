@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-ROUNDS = int(os.environ.get("BROKER_HOSTILE_ROUNDS", "100")) // 5
+ROUNDS = int(os.environ.get("BROKER_HOSTILE_ROUNDS", "80")) // 5
 AT_ONCE = 50
 
 
