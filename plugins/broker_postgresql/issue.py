@@ -19,6 +19,8 @@ from broker_postgresql.terms import options_of
 
 GRACE_MS = 5_000
 """The server's expiry stands this much later than the lease's, so that the broker is first (Vault's figure)."""
+_LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
+"""Settings whose value is a list of names (GUC_LIST_QUOTE): one quoted text would be taken for one name."""
 _EXPIRED_MS = -3_600_000
 _ATTEMPTS = 5
 _PAUSE_MS = 40
@@ -95,10 +97,7 @@ class Issuer:
         limit = "" if options.connection_limit is None else f" CONNECTION LIMIT {options.connection_limit}"
         ours = [] if terms.creation else [f"CREATE ROLE {identifier(user.name)} LOGIN PASSWORD {literal(secret)}"]
         ours += [f"GRANT {identifiers(options.grant_roles)} TO {identifier(user.name)}"] if options.grant_roles else []
-        ours += [
-            f"ALTER ROLE {identifier(user.name)} SET {name} = {literal(_setting(value))}"
-            for name, value in options.settings.items()
-        ]
+        ours += [f"ALTER ROLE {identifier(user.name)} SET {_assignment(*each)}" for each in options.settings.items()]
         return Order(
             name=user.name,
             statements=filled(
@@ -126,7 +125,7 @@ class Issuer:
 def filled(statements: Sequence[str], **variables: str) -> str:
     """The statements with their variables filled in, as one text; a comment at the end of one does not reach the next."""
     try:
-        return ";\n".join(render(statement, **variables) for statement in statements)
+        return "\n;\n".join(render(statement, **variables) for statement in statements)
     except BrokerError as error:
         raise InstructionsFailed(str(error)) from None
 
@@ -151,5 +150,8 @@ def _error_of(done: Done) -> EngineError | None:
     return InstructionsFailed(f"the role's statements failed and were undone: {done.message} (SQLSTATE {done.sqlstate})")
 
 
-def _setting(value: object) -> str:
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+def _assignment(name: str, value: object) -> str:
+    text = ("on" if value else "off") if isinstance(value, bool) else str(value)
+    if name.lower() in _LISTS:
+        return f"{name} = {', '.join(literal(part.strip().strip(chr(34))) for part in text.split(','))}"
+    return f"{name} = {literal(text)}"

@@ -30,7 +30,8 @@ _RUN = f"""
 DO $broker$
 DECLARE
   o record;
-  made record;
+  made oid;
+  made_super boolean;
   login text := session_user;
 BEGIN
   IF pg_catalog.current_setting('broker.serial') = 'on' THEN
@@ -40,6 +41,7 @@ BEGIN
       x (place int, name text, oid oid, makes boolean, statements text, secret text, ours text, attributes text,
         lifetime_ms int8, marker text)
   LOOP
+    made := NULL;
     BEGIN
       IF o.makes AND EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = o.name) THEN
         RAISE EXCEPTION USING ERRCODE = '{TAKEN}', MESSAGE = 'a role of that name exists already';
@@ -60,10 +62,10 @@ BEGIN
         EXECUTE o.ours;
       END IF;
       IF o.makes THEN
-        SELECT oid, rolsuper INTO made FROM pg_catalog.pg_roles WHERE rolname = o.name;
-        IF made.oid IS NULL THEN
+        SELECT oid, rolsuper INTO made, made_super FROM pg_catalog.pg_roles WHERE rolname = o.name;
+        IF made IS NULL THEN
           RAISE EXCEPTION USING ERRCODE = '{NOT_MADE}', MESSAGE = 'the statements made no role of the name in {{{{name}}}}';
-        ELSIF made.rolsuper THEN
+        ELSIF made_super THEN
           RAISE EXCEPTION USING ERRCODE = '{SUPERUSER}', MESSAGE = 'the statements made a superuser, which nothing could contain';
         END IF;
         EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', o.name, o.marker);
@@ -72,7 +74,7 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER ROLE %I %s VALID UNTIL %L', o.name, o.attributes,
           pg_catalog.clock_timestamp() + o.lifetime_ms * interval '1 millisecond');
       END IF;
-      RAISE INFO USING MESSAGE = pg_catalog.json_build_object('place', o.place, 'oid', made.oid);
+      RAISE INFO USING MESSAGE = pg_catalog.json_build_object('place', o.place, 'oid', made);
     EXCEPTION WHEN OTHERS THEN
       IF pg_catalog.left(SQLSTATE, 2) IN ('25', '53', '57', '58') AND SQLSTATE <> '25001' THEN
         -- Raised anew, since the error's own context, which is logged, quotes the statement.

@@ -179,7 +179,7 @@ async def _set_up(server: PostgresServer) -> None:
     for database in (HOME, OTHER):
         wire = await asyncpg.connect(server.superuser_dsn(database).reveal())
         await wire.execute(
-            "CREATE TABLE goods (name text); INSERT INTO goods VALUES ('lamp');"
+            "CREATE EXTENSION pg_stat_statements; CREATE TABLE goods (name text); INSERT INTO goods VALUES ('lamp');"
             f"GRANT SELECT ON goods TO {READERS}; GRANT CREATE ON SCHEMA public TO {READERS}, {HEIR}"
         )
         await wire.close()
