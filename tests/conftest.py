@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast this machine is today is not what the tests are about.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 from broker.testing.postgresql import PostgresServer, debian_binaries, embedded_binaries
 
@@ -60,6 +65,12 @@ def postgresql(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 def postgresql_18() -> Iterator[PostgresServer]:
     """A real PostgreSQL 18."""
     yield from _server("18")
+
+
+@pytest.fixture(scope="session", params=[major for major, (binaries, _) in POSTGRESQL.items() if binaries])
+def binaries(request: pytest.FixtureRequest) -> Path | None:
+    """The programs of each version that is installed, for tests with servers of their own."""
+    return POSTGRESQL[request.param][0]
 
 
 def _server(major: str) -> Iterator[PostgresServer]:
