@@ -75,6 +75,14 @@ def value_of(directory: Path, column: str, number: int) -> bytes:
         return db.execute(f"SELECT {column} FROM lease WHERE number = ?", (number,)).fetchone()[0]
 
 
+def erase_page(path: Path, root_of: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (root_of,)).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\x0a" + bytes(4095))
+
+
 def make(directory: Path, mode: int, contents: dict[str, bytes] | None = None) -> None:
     directory.mkdir()
     directory.chmod(mode)
@@ -367,6 +375,20 @@ async def test_crash_while_the_store_was_made_leaves_no_store(directory: Path, o
     assert names_in(directory) == {"store.db", "store.lock"}
 
 
+@pytest.mark.parametrize(
+    ("checked_bytes", "root_of"), [(opening._CHECKED_WHOLE_BYTES, "lease_by_ask"), (0, "document"), (0, "path")]
+)
+async def test_damaged_page_is_found_at_the_start(
+    checked_bytes: int, root_of: str, filled: Any, opened: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small file any page; of a large one the tables that everything hangs on."""
+    monkeypatch.setattr(opening, "_CHECKED_WHOLE_BYTES", checked_bytes)
+    erase_page(directory / "store.db", root_of)
+    with pytest.raises(StoreDamaged):
+        async with opened():
+            pass
+
+
 async def read_everything(store: SqliteStore, filled: dict[str, Any]) -> tuple[object, ...]:
     """All facts of all leases that still open, and all documents and tokens."""
     leases = {}
@@ -422,6 +444,18 @@ async def test_time_never_starts_below_the_last_commit(opened: Any, book_of: Any
         await book.token()
         await book.shift(100)
         await book.token()
+    before = clock.at_ms
+    clock.at_ms -= 3_600_000
+    async with opened() as store:
+        assert store.now_ms() >= before
+
+
+async def test_closing_writes_the_time_of_the_last_second(opened: Any, book_of: Any, clock: Any) -> None:
+    """The time is written at most once a second, but always at the end."""
+    async with opened() as store:
+        book = book_of(store)
+        await book.token()
+        await book.shift(0.4)
     before = clock.at_ms
     clock.at_ms -= 3_600_000
     async with opened() as store:

@@ -88,6 +88,19 @@ class Gate:
         assert self._open.wait(30)
 
 
+class Failing:
+    """Stands before the commit: lets the gate's own group pass, and fails for the next."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._before_commit, self._calls = store._vitals.before_commit, 0
+
+    def __call__(self, db: sqlite3.Connection, now_ms: int) -> Any:
+        self._calls += 1
+        if self._calls == 2:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._before_commit(db, now_ms)
+
+
 @pytest.fixture
 def gate(store: SqliteStore) -> Gate:
     return Gate(store)
@@ -252,6 +265,22 @@ async def test_promise_8_full_store_refuses_and_recovers(book: Any, store: Sqlit
     db.execute("PRAGMA max_page_count = 1000000").fetchone()
     assert list(await store.reserve(refused)) == [None] * 20
     assert (await store.tally())[LeaseState.RESERVED] == tally + 20
+
+
+async def test_commit_that_fails_undoes_its_group_and_no_more(book: Any, store: SqliteStore, gate: Gate) -> None:
+    """All of the group hear of it, nothing of it is done, and the next write succeeds."""
+    token = await book.token()
+    asked = [book.reservation(token) for _ in range(3)]
+    before_commit = store._vitals.before_commit
+    async with gate:
+        waiting = await started(*(store.reserve([one]) for one in asked))
+        store._vitals.before_commit = Failing(store)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert len({id(outcome) for outcome in outcomes}) == 3
+    store._vitals.before_commit = before_commit
+    assert [await store.lease(one.number) for one in asked] == [None] * 3
+    assert list(await store.reserve(asked)) == [None] * 3
 
 
 async def test_unconfirmed_flush_is_an_unknown_outcome() -> None:
