@@ -27,7 +27,8 @@ _WINDOW = 512
 _PREPARED_DUE_MS = 100 * 365 * 86_400_000
 """A prepared user waits as long as its role wants it: due in a century, that is never."""
 _PREPARING_DUE_MS = 300_000
-_GIVE_WAY_S = 0.02
+_LOW_WATER = 4
+"""While requests are under way a pool is refilled only when less than a quarter of it is left: requests come first."""
 _DISPLAY_NAME = "pool"
 _FIRST = LeaseNumber(0)
 
@@ -90,8 +91,8 @@ class Pools:
         missing = role.prepared_users - await parts.store.pool_size(role.path)
         if missing <= 0:
             return 0
-        if parts.issuing:
-            await asyncio.sleep(_GIVE_WAY_S)
+        if parts.issuing and missing * _LOW_WATER < role.prepared_users * (_LOW_WATER - 1):
+            return 0
         connection = parts.catalog.connection(role.db_name)
         engine = await parts.catalog.engine_for(connection)
         if not engine.traits.prepares:
