@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import asyncpg
 
 from broker.secret import random_below
-from broker_postgresql.failures import is_transient, leaves_connection_usable
+from broker_postgresql.failures import LOCK_TIMEOUT, is_transient, leaves_connection_usable
 from broker_postgresql.identity import Present
 
 _ATTEMPTS = 3
@@ -44,7 +44,9 @@ async def _attempt(users: Sequence[Present], act: Act) -> asyncpg.PostgresError 
         except asyncpg.PostgresError as error:
             if not leaves_connection_usable(error):
                 raise
-            if len(users) > 1 or attempt == _ATTEMPTS or not is_transient(error.sqlstate):
+            # After a lock timeout the wait was long enough already.
+            again = is_transient(error.sqlstate) and error.sqlstate != LOCK_TIMEOUT
+            if len(users) > 1 or attempt == _ATTEMPTS or not again:
                 return error
             await asyncio.sleep(random_below(_PAUSE_MS * attempt) / 1000)
         else:

@@ -12,7 +12,8 @@ _UNAVAILABLE = ("08", "25006", "25P03", "25P04", "28", "3D000", "53", "57", "58"
 """Starts of codes: connection, read-only, transaction cut off, our own login refused, resources, operator, system."""
 _SPOILING = ("08", "25006", "25P03", "25P04", "57P")
 """After these the connection is over, or leads to a server that takes no writes."""
-_TRANSIENT = frozenset({"XX000", "40P01", "40001", "55P03", "55006", "23505"})
+LOCK_TIMEOUT = "55P03"
+_TRANSIENT = frozenset({"XX000", "40P01", "40001", LOCK_TIMEOUT, "55006", "23505"})
 """Tuple concurrently updated, deadlock, serialization, lock timeout, in use; unique violations inside a catalogue."""
 _RETRY_AFTER_S = {"57P03": 1, "53300": 2}
 

@@ -9,8 +9,8 @@ import asyncpg
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, UserRemains
 from broker_postgresql import sessions
-from broker_postgresql.batch import in_halves
-from broker_postgresql.failures import first_line
+from broker_postgresql.batch import Act, in_halves
+from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.identity import Present, Results, known_oids, oid_of, ours
 from broker_postgresql.membership import join
 from broker_postgresql.ownership import remedies
@@ -30,18 +30,27 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
     async def act(batch: Sequence[Present]) -> None:
         await session.run(";".join(f"ALTER ROLE {identifier(one.name)} NOLOGIN" for one in batch))
 
-    async def unblock(one: Present, _error: asyncpg.PostgresError) -> None:
-        # A user can hold its own role's row locked in an open transaction: its sessions go first.
-        await join(session, [one])
-        await sessions.end(session, [one.oid], _BLOCKED_LIMIT_S)
-        await in_halves([one], act, fail)
-
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
             results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}"))
 
-    await in_halves(present, act, unblock)
+    if not await _disabled_at_once(present, act):
+        # A user can hold its own role's row locked in an open transaction. Their sessions are to go anyway: they go first.
+        await join(session, present)
+        await sessions.end(session, [one.oid for one in present], _BLOCKED_LIMIT_S)
+        await in_halves(present, act, fail)
     return results.outcomes()
+
+
+async def _disabled_at_once(present: Sequence[Present], act: Act) -> bool:
+    try:
+        if present:
+            await act(present)
+    except asyncpg.PostgresError as error:
+        if not leaves_connection_usable(error):
+            raise
+        return False
+    return True
 
 
 async def end_sessions(session: Session, users: Sequence[User]) -> list[Outcome]:
