@@ -118,9 +118,10 @@ async def _serve_order() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     order = decode(await reader.readline())
     run = _Run(order)
-    connections = [await connect(order.host, order.port, run.reply) for _ in range(order.clients)]
     _say(b"true")
     await reader.readline()
+    # Not before `go`: the server closes a connection that waits too long.
+    connections = [await connect(order.host, order.port, run.reply) for _ in range(order.clients)]
     run.start(connections)
     stopper = asyncio.create_task(_stop_when_told(reader, run))
     await run.finished.wait()

@@ -1,7 +1,7 @@
 """Asking for leases at full speed, by a process of its own, so that measuring takes no time from what is measured.
 
 `broker.bench.generator` is that process. The parent writes an order as one line of JSON to its standard input (the token is
-in it, so it is in no process list), reads a line once every connection is open, writes `go`, may write `stop`, and reads the
+in it, so it is in no process list), reads a line once the process is up, writes `go`, may write `stop`, and reads the
 result as one line of JSON.
 """
 
@@ -53,13 +53,13 @@ class LoadResult:
 
 
 class Load:
-    """A started load: its connections are open, it waits for `go`."""
+    """A load whose process is up and waits for `go`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     def go(self) -> None:
-        """Starts asking."""
+        """Opens the connections and starts asking; its clock starts when they are open."""
         self._tell(b"go\n")
 
     def stop(self) -> None:
@@ -94,7 +94,7 @@ class Load:
 
 @asynccontextmanager
 async def open_load(order: Order) -> AsyncIterator[Load]:
-    """A load whose process and connections are up; ended on the way out."""
+    """A load that waits for `go`; ended on the way out."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.bench.generator"),
         stdin=asyncio.subprocess.PIPE,
