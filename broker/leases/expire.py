@@ -40,6 +40,8 @@ class Expirer:
         self._drains: dict[ConnectionNumber, asyncio.Task[None]] = {}
         self._asked_again: set[ConnectionNumber] = set()
         """Connections that were to be drained while they were: something may have fallen due behind their last look."""
+        self._interrupted: dict[ConnectionNumber, Sequence[Lease]] = {}
+        """Claimed work that store or audit log cut short: given back as soon as they can be written, since a claim holds for long."""
         self._resting: dict[ConnectionNumber, int] = {}
         """Until when a database that was away is left alone, so that its backlog is not claimed and put back batch by batch."""
         self._waiters: dict[LeaseNumber, list[asyncio.Future[None]]] = {}
@@ -95,10 +97,14 @@ class Expirer:
     async def _drain(self, connection: Connection) -> None:
         parts = self._parts
         try:
+            await self._give_back(connection)
             while leases := await parts.store.claim_due(
                 _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=stages.HOLD_MS, connection=connection.number
             ):
-                if not await self._revoke(connection, leases):
+                self._interrupted[connection.number] = leases
+                goes_on = await self._revoke(connection, leases)
+                del self._interrupted[connection.number]
+                if not goes_on:
                     return
                 if parts.issuing:
                     await asyncio.sleep(_GIVE_WAY_S)
@@ -118,8 +124,10 @@ class Expirer:
             engine = await self._parts.catalog.engine_for(connection)
         except BrokerError as error:
             await self._postpone(leases, _ENGINE_AGAIN_MS)
+            self._rest(connection, _ENGINE_AGAIN_MS)
             self._tell({lease.number: error for lease in leases})
-            raise
+            log.warning("expiry waits", connection=connection.name, error=str(error))
+            return False
         ending = await self._begin(connection, engine, leases)
         if not ending:
             return False
@@ -134,8 +142,18 @@ class Expirer:
             log.warning("revocation failed", lease=number, connection=connection.name, error=str(failure))
         away = [failure for failure in result.failures.values() if isinstance(failure, DatabaseUnavailable)]
         if len(away) == len(ending):
-            raise away[0]
+            self._rest(connection, away[0].retry_after_s * 1_000)
+            return False
         return True
+
+    async def _give_back(self, connection: Connection) -> None:
+        """Makes due at once what is still claimed by a drain that was cut short."""
+        found = [(lease, await self._parts.store.lease(lease.number)) for lease in self._interrupted.get(connection.number, ())]
+        held = [
+            now for lease, now in found if now is not None and now.epoch == lease.epoch and now.state is not LeaseState.GONE
+        ]
+        await self._postpone(held, 0)
+        self._interrupted.pop(connection.number, None)
 
     async def _begin(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
         """Moves what merely fell due to `revoking`; leaves alone what a call is busy with, or what the clocks disagree about."""

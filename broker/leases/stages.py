@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from broker.audit.entry import AuditRequest, AuditResponse
 from broker.engines.protocol import Engine, Outcome, User
-from broker.errors import DatabaseUnavailable, EngineError, Unavailable, UserRemains
+from broker.errors import DatabaseUnavailable, EngineError, UserRemains
 from broker.leases import lifecycle, records
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -23,7 +23,6 @@ from broker.store.protocol import Move, Step
 HOLD_MS = 900_000
 """How long a claim of due work holds: longer than the stages of one batch may take together."""
 _ROWS_BETWEEN_YIELDS = 50
-_RECORD_AGAIN_MS = 5_000
 _JITTER_STEPS = 1_000
 
 Verb = Callable[[Sequence[User]], Awaitable[Sequence[Outcome]]]
@@ -55,8 +54,8 @@ class Result:
 async def advance(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Result:
     """Takes claimed leases (`revoking` or `stuck`, in the claimed epoch) through all stages that they still need.
 
-    What fails is put back with its reason and a later due time. Raises `Unavailable` when the audit log can't be written (what is
-    done but for its entry then falls due again soon) or the store (the claims then run out and the work falls due again).
+    What fails is put back with its reason and a later due time. Raises `Unavailable` when the store or the audit log can't be
+    written: the claims then run out, unless the caller gives them back, and the work falls due again.
     """
     batch = Batch(
         leases={lease.number: lease for lease in leases},
@@ -206,25 +205,8 @@ async def _finish(parts: Parts, batch: Batch, request: AuditRequest) -> frozense
         entries.append(_gone_entry(parts, batch, bare, number, now))
         if position % _ROWS_BETWEEN_YIELDS == _ROWS_BETWEEN_YIELDS - 1:
             await asyncio.sleep(0)
-    try:
-        await parts.trail.record(entries)
-    except Unavailable:
-        await parts.store.move([_unrecorded(batch.leases[number]) for number in numbers])
-        raise
+    await parts.trail.record(entries)
     return await _note(parts, batch, numbers, Event.FINISHED, Stage.ABSENT)
-
-
-def _unrecorded(lease: Lease) -> Move:
-    """All is done but the entry: tried again soon, since a claim would hold for long."""
-    return Move(
-        number=lease.number,
-        expect=lifecycle.expected(Event.DELAYED),
-        to=lifecycle.target(Event.DELAYED),
-        due_in_ms=_RECORD_AGAIN_MS,
-        stage=Stage.DROPPED,
-        attempts=lease.attempts,
-        epoch=lease.epoch,
-    )
 
 
 def _gone_entry(parts: Parts, batch: Batch, request: AuditRequest, number: LeaseNumber, now_ms: int) -> bytes:

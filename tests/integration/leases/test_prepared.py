@@ -1,0 +1,305 @@
+"""Prepared users: refilled, handed out, given back, drained."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from broker.errors import AuditUnavailable, DatabaseUnavailable, LimitExceeded, PermissionDenied, StoreUnavailable
+from broker.model import LeaseState
+from broker.store.protocol import TokenEnd
+from broker.testing.engine import FAIL
+
+PATH = "database/creds/pooled"
+
+
+@pytest.fixture
+async def pooled(rig: Any) -> Any:
+    """The rig with a role `pooled` and its four prepared users."""
+    await rig.role("pooled", prepared_users=4)
+    await rig.fill()
+    rig.passed.clear()
+    return rig
+
+
+async def test_nothing_in_the_pool_can_log_in(pooled: Any) -> None:
+    """Prepared users exist in the database and none has its login on; their passwords are sealed in the store."""
+    accounts = pooled.server().accounts
+    assert len(accounts) == 4
+    assert not any(account.can_login for account in accounts.values())
+    assert all(lease.facts.password is not None for lease in await pooled.leases(LeaseState.PREPARED))
+
+
+async def test_promise_1_a_handed_out_user_is_active_before_it_can_log_in(pooled: Any, token: Any) -> None:
+    """When a login is turned on, its lease is active in the store and its request on disc."""
+    seen: list[Any] = []
+
+    async def look() -> None:
+        seen.append((len(await pooled.leases(LeaseState.ACTIVE)), pooled.entries()[-1]["request"]["path"]))
+
+    pooled.do("before main.enable", look)
+    issued = await pooled.issue(token, role="pooled")
+    assert seen == [(1, PATH)]
+    assert "before main.create" not in pooled.passed
+    assert (await pooled.lease(issued.lease_id)).facts.password is None
+    await pooled.check([issued])
+    assert pooled.can_log_in(issued)
+
+
+async def test_hits_misses_and_leases_are_counted(pooled: Any, token: Any) -> None:
+    """Four hits and then a miss make five issued leases."""
+    await asyncio.gather(*(pooled.issue(token, role="pooled") for _ in range(5)))
+    registry = pooled.boot.parts.metrics.registry
+    labels = {"role": "pooled"}
+    assert registry.get_sample_value("broker_prepared_hits_total", labels) == 4
+    assert registry.get_sample_value("broker_prepared_misses_total", labels) == 1
+    assert registry.get_sample_value("broker_leases_issued_total", labels) == 5
+
+
+async def test_takers_at_once_get_different_users(pooled: Any, token: Any) -> None:
+    """However many ask at once, nobody shares a user, and all are served."""
+    answers = await asyncio.gather(*(pooled.issue(token, role="pooled") for _ in range(9)))
+    assert len({one.username for one in answers}) == 9
+    await pooled.check(answers)
+
+
+async def test_a_user_that_another_process_took_is_passed_over(pooled: Any, token: Any) -> None:
+    """A prepared user in the window that was claimed or drained meanwhile costs a try, not the request."""
+    lease = (await pooled.leases(LeaseState.PREPARED))[0]
+    await pooled.boot.pools.drain(PATH, None)
+    role = pooled.boot.catalog.role("pooled")
+    window = pooled.boot.pools._window(role)
+    window.ready.append(lease)
+    issued = await pooled.issue(token, role="pooled")
+    assert issued.username != lease.facts.username
+    assert pooled.can_log_in(issued)
+
+
+async def test_an_audit_log_that_fails_at_barrier_one_uses_a_user_up(pooled: Any, token: Any) -> None:
+    """A claim without its request entry is revoked, its login never turned on."""
+    pooled.boot.device.broken = True
+    with pytest.raises(AuditUnavailable):
+        await pooled.issue(token, role="pooled")
+    assert "before main.enable" not in pooled.passed
+    pooled.heal()
+    await pooled.settle_down()
+    assert len(await pooled.leases(LeaseState.GONE)) == 1
+    await pooled.check([])
+
+
+async def test_promise_5_a_hand_out_whose_answer_cannot_be_recorded_is_revoked(pooled: Any, token: Any) -> None:
+    """When the audit log fails after the login was turned on, the login ends and the caller hears no password."""
+
+    def break_it() -> None:
+        pooled.boot.device.broken = True
+
+    pooled.do("after main.enable", break_it)
+    with pytest.raises(AuditUnavailable):
+        await pooled.issue(token, role="pooled")
+    await pooled.expire()
+    assert not any(account.can_login for account in pooled.server().accounts.values())
+    pooled.heal()
+    await pooled.settle_down()
+    await pooled.check([])
+
+
+async def test_a_store_that_cannot_claim_leaves_the_user_prepared(pooled: Any, token: Any) -> None:
+    """A refused claim changes nothing, and the user is there for the next one."""
+    pooled.fail("before store.hand_out", StoreUnavailable(), times=1)
+    with pytest.raises(StoreUnavailable):
+        await pooled.issue(token, role="pooled")
+    answers = [await pooled.issue(token, role="pooled") for _ in range(4)]
+    assert "before main.create" not in pooled.passed
+    await pooled.check(answers)
+
+
+async def test_a_login_that_cannot_be_turned_on_is_revoked(pooled: Any, token: Any) -> None:
+    """The caller hears the database's error; the user, perhaps turned on, is removed."""
+    pooled.fail("after main.enable", DatabaseUnavailable(), times=1)
+    with pytest.raises(DatabaseUnavailable):
+        await pooled.issue(token, role="pooled")
+    await pooled.settle_down()
+    await pooled.check([])
+    assert await pooled.boot.sqlite.pool_size(PATH) == 3
+
+
+async def test_a_database_that_is_away_uses_up_no_users(pooled: Any, token: Any) -> None:
+    """While the breaker is open the pool stays whole, in the store and in the window."""
+    pooled.fail("before main.disable", DatabaseUnavailable())
+    pooled.fail("before main.create", DatabaseUnavailable())
+    for _ in range(5):
+        with pytest.raises(DatabaseUnavailable):
+            await pooled.issue(token)
+    for _ in range(8):
+        with pytest.raises(DatabaseUnavailable):
+            await pooled.issue(token, role="pooled")
+    assert await pooled.boot.sqlite.pool_size(PATH) == 4
+    pooled.heal()
+    pooled.clock.advance(60_000)
+    pooled.passed.clear()
+    answers = [await pooled.issue(token, role="pooled") for _ in range(4)]
+    assert "before main.create" not in pooled.passed
+    await pooled.settle_down()
+    await pooled.check(answers)
+
+
+async def test_a_refused_ask_gives_its_user_back(rig: Any, token: Any) -> None:
+    """Asks over a limit use up no prepared users: with room again, the pool still serves."""
+    await rig.role("pooled", prepared_users=4, max_leases=1)
+    await rig.fill()
+    first = await rig.issue(token, role="pooled")
+    for _ in range(10):
+        with pytest.raises(LimitExceeded):
+            await rig.issue(token, role="pooled")
+    rig.passed.clear()
+    await rig.boot.revoker.revoke(first.lease_id)
+    await rig.issue(token, role="pooled")
+    assert "before main.create" not in rig.passed
+
+
+async def test_a_token_that_ends_between_look_and_claim(pooled: Any, token: Any) -> None:
+    """The claim is refused and the user stays prepared."""
+    await pooled.boot.sqlite.end_tokens([token], children=TokenEnd.WITH_CHILDREN)
+    with pytest.raises(PermissionDenied):
+        await pooled.issue(token, role="pooled")
+    assert await pooled.boot.sqlite.pool_size(PATH) == 4
+
+
+async def test_a_token_that_ends_between_claim_and_login(pooled: Any, token: Any) -> None:
+    """Its lease is revoked once the enabling call is over; a login that was turned on late does not stay on."""
+    gate = pooled.hold("before main.enable")
+    asking = asyncio.create_task(pooled.issue(token, role="pooled"))
+    await gate.entered.wait()
+    await pooled.boot.sqlite.end_tokens([token], children=TokenEnd.WITH_CHILDREN)
+    await pooled.expire()
+    assert "before main.disable" not in pooled.passed, "revocation waits for the call that is under way"
+    gate.opened.set()
+    issued = await asking
+    pooled.clock.advance(1_000)
+    await pooled.settle_down(rounds=2)
+    assert not pooled.can_log_in(issued)
+    await pooled.check([issued])
+
+
+async def test_a_caller_that_leaves_before_the_claim_costs_no_user(pooled: Any, token: Any) -> None:
+    """A cancelled ask that still waited for its turn leaves the user prepared and within reach."""
+    gate = pooled.hold("before store.hand_out")
+    others = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(1)]
+    await gate.entered.wait()
+    second = asyncio.create_task(pooled.issue(token, role="pooled"))
+    third = asyncio.create_task(pooled.issue(token, role="pooled"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    third.cancel()
+    second.cancel()
+    await asyncio.wait([second, third])
+    pooled.heal()
+    gate.opened.set()
+    answers = await asyncio.gather(*others)
+    await pooled.settle_down()
+    await pooled.check(answers)
+    assert {lease.number for lease in await pooled.leases(LeaseState.ACTIVE)} == {
+        pooled.boot.parts.ids.lease_number(one.lease_id) for one in answers
+    }
+
+
+async def test_a_caller_that_leaves_during_the_call_gets_its_lease_revoked(pooled: Any, token: Any) -> None:
+    """A user whose login was turned on for somebody who has left is removed, not kept for its whole time."""
+    gate = pooled.hold("before main.enable")
+    asking = asyncio.create_task(pooled.issue(token, role="pooled"))
+    await gate.entered.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    pooled.heal()
+    gate.opened.set()
+    for _ in range(200):
+        await asyncio.sleep(0.001)
+        if await pooled.leases(LeaseState.REVOKING, LeaseState.GONE):
+            break
+    await pooled.settle_down()
+    assert await pooled.leases(LeaseState.ACTIVE) == []
+    await pooled.check([])
+
+
+async def test_users_of_an_old_revision_are_never_handed_out(pooled: Any, token: Any) -> None:
+    """From the moment a role is changed its former users are passed over; the refill replaces them."""
+    old = {lease.facts.username for lease in await pooled.leases(LeaseState.PREPARED)}
+    await pooled.role("pooled", revocation_statements="changed")
+    answers = await asyncio.gather(*(pooled.issue(token, role="pooled") for _ in range(4)))
+    assert not old & {one.username for one in answers}
+    await pooled.fill()
+    await pooled.settle_down()
+    assert not old & set(pooled.server().accounts)
+    assert await pooled.boot.sqlite.pool_size(PATH) == 4
+    await pooled.check(answers)
+
+
+@pytest.mark.parametrize("size", [0, 2, 7])
+async def test_a_pool_is_resized(pooled: Any, size: int) -> None:
+    """A role with another number of users gets just so many."""
+    await pooled.role("pooled", prepared_users=size)
+    await pooled.fill()
+    await pooled.settle_down()
+    assert len(pooled.server().accounts) == size
+
+
+async def test_a_deleted_roles_pool_is_drained(pooled: Any) -> None:
+    """Nothing of a deleted role's pool stays, also when the role was deleted just before a crash."""
+    await pooled.boot.catalog.delete_role("pooled")
+    await pooled.crash_and_recover()
+    await pooled.fill()
+    await pooled.settle_down()
+    assert pooled.server().accounts == {}
+
+
+async def test_a_pool_moves_to_a_connection_that_was_made_anew(pooled: Any, token: Any) -> None:
+    """Users of a deleted connection are drained over it, and the new one of that name gets its own."""
+    old = set(pooled.server().accounts)
+    await pooled.boot.catalog.delete_connection("main")
+    await pooled.fill()
+    await pooled.connection()
+    await pooled.fill()
+    await pooled.settle_down()
+    assert not old & set(pooled.server().accounts)
+    pooled.passed.clear()
+    await pooled.issue(token, role="pooled")
+    assert "before main.create" not in pooled.passed
+
+
+async def test_a_refill_gives_way(pooled: Any, token: Any) -> None:
+    """While a request is under way a refill waits before it makes the next batch."""
+    await pooled.role("pooled", prepared_users=8)
+    gate = pooled.hold("before main.create")
+    asking = asyncio.create_task(pooled.issue(token))
+    await gate.entered.wait()
+    filling = asyncio.create_task(pooled.boot.refill.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert "before main.prepare" not in pooled.passed
+    gate.opened.set()
+    await asyncio.gather(asking, filling)
+    assert "before main.prepare" in pooled.passed
+
+
+@pytest.mark.parametrize("point", ["before main.prepare", "after main.prepare", "before store.prepare", "after store.prepare"])
+async def test_a_refill_that_fails_leaves_nothing(rig: Any, point: str) -> None:
+    """Whatever a failed batch has made is removed, and a later one fills the pool."""
+    error = StoreUnavailable() if "store" in point else DatabaseUnavailable()
+    rig.fail(point, error, times=1)
+    await rig.role("pooled", prepared_users=4)
+    await rig.boot.refill.run()
+    await rig.settle_down()
+    await rig.fill()
+    await rig.settle_down()
+    await rig.check([])
+    assert await rig.boot.sqlite.pool_size(PATH) == 4
+
+
+async def test_one_role_that_cannot_be_filled_does_not_hold_the_others(rig: Any) -> None:
+    """A role whose statements fail is logged, and the next one gets its users."""
+    await rig.role("bad", prepared_users=2, creation_statements=FAIL)
+    await rig.role("pooled", prepared_users=2)
+    await rig.boot.refill.run()
+    assert await rig.boot.sqlite.pool_size(PATH) == 2
