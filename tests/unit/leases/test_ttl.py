@@ -1,0 +1,55 @@
+"""How long a lease lives."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.leases.ttl import Bounds, Ttl, resolve
+
+HOUR, DAY = 3_600, 86_400
+spans = st.integers(0, 10**7)
+
+
+@pytest.mark.parametrize(
+    ("increment", "bounds", "seconds", "capped_by", "warnings"),
+    [
+        (0, Bounds(default_s=HOUR, max_s=DAY), HOUR, "", 0),
+        (60, Bounds(default_s=HOUR, max_s=DAY), 60, "", 0),
+        (-5, Bounds(default_s=HOUR, max_s=DAY), HOUR, "", 0),
+        (5 * HOUR, Bounds(default_s=HOUR, max_s=HOUR), HOUR, "max_ttl", 1),
+        (0, Bounds(default_s=2 * HOUR, max_s=HOUR), HOUR, "max_ttl", 0),
+        (0, Bounds(default_s=HOUR, max_s=DAY, age_s=DAY - 60), 60, "max_ttl", 1),
+        (0, Bounds(default_s=HOUR, max_s=DAY, age_s=2 * DAY), 0, "max_ttl", 1),
+        (0, Bounds(default_s=HOUR, max_s=DAY, token_left_s=60), 60, "token", 1),
+        (0, Bounds(default_s=HOUR, max_s=DAY, token_left_s=HOUR), HOUR, "", 0),
+        (0, Bounds(default_s=HOUR, max_s=DAY, token_left_s=-3), 0, "token", 1),
+        (DAY * 2, Bounds(default_s=HOUR, max_s=DAY, token_left_s=60), 60, "token", 2),
+    ],
+)
+def test_the_rules(increment: int, bounds: Bounds, seconds: int, capped_by: str, warnings: int) -> None:
+    """Increment, else default; capped by what is left of the maximum and of the token, each cap with its warning."""
+    ttl = resolve(increment, bounds)
+    assert (ttl.seconds, ttl.capped_by, len(ttl.warnings)) == (seconds, capped_by, warnings)
+
+
+def test_the_warning_is_vaults() -> None:
+    """Clients read this text."""
+    (told,) = resolve(5 * HOUR, Bounds(default_s=60, max_s=HOUR)).warnings
+    assert told == 'TTL of "5h" exceeded the effective max_ttl of "1h"; TTL value is capped accordingly'
+
+
+@given(st.integers(-100, 10**7), spans, spans, spans, st.none() | st.integers(-100, 10**7))
+def test_no_cap_is_ever_passed(increment: int, default: int, most: int, age: int, left: int | None) -> None:
+    """Never negative, never over the maximum, the token or what was asked; warned of exactly when asked for more."""
+    ttl: Ttl = resolve(increment, Bounds(default_s=default, max_s=most, age_s=age, token_left_s=left))
+    wanted = increment if increment > 0 else default
+    assert 0 <= ttl.seconds <= wanted
+    assert ttl.seconds + age <= max(most, age)
+    assert left is None or ttl.seconds <= max(0, left)
+    assert (ttl.seconds < wanted) == bool(ttl.capped_by)
+    if not ttl.capped_by:
+        assert ttl.warnings == ()
+    if ttl.capped_by == "token" or (ttl.capped_by and increment > 0):
+        assert ttl.warnings

@@ -1,0 +1,88 @@
+"""The configuration: every mistake named, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.config import Config, load, parse
+from broker.errors import ConfigError
+
+ETC = Path(__file__).parents[2] / "etc" / "broker.toml"
+
+
+def _mistakes(content: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        parse(content)
+    return error.value.mistakes
+
+
+def test_an_empty_configuration_is_the_defaults() -> None:
+    """Nothing has to be set."""
+    assert parse({}) == Config()
+    assert (parse({}).leases.default_ttl, parse({}).leases.max_ttl) == (3_600, 86_400)
+
+
+def test_the_example_loads() -> None:
+    """What is shipped is valid."""
+    load(ETC)
+
+
+def test_spans_are_read_as_people_write_them() -> None:
+    """Seconds or a text such as 1h30m."""
+    assert parse({"leases": {"default_ttl": "1h30m", "max_ttl": 7_200}}).leases.default_ttl == 5_400
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "told"),
+    [
+        ({"leases": {"default_ttl": "soon"}}, "leases.default_ttl", "1h30m"),
+        ({"leases": {"default_ttl": 0}}, "leases.default_ttl", "greater than or equal to 1"),
+        ({"leases": {"revocation_batch": 1_000}}, "leases.revocation_batch", "256"),
+        ({"leases": {"issue_timeout_s": "x"}}, "leases.issue_timeout_s", "number"),
+        ({"tokens": {"max_ttl": "x"}}, "tokens.max_ttl", "1h30m"),
+        ({"audit": {"device": "syslog"}}, "audit.device", "'file' or 'stdout'"),
+        ({"log": {"level": "loud"}}, "log.level", "'debug', 'info', 'warning' or 'error'"),
+        ({"leases": 5}, "leases", ""),
+        ({"engines": {"breaker": {"failures": 0}}}, "engines.breaker.failures", "greater than or equal to 1"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(content: dict[str, Any], key: str, told: str) -> None:
+    """One line, led by the key, that says what is allowed."""
+    (line,) = _mistakes(content)
+    assert line.startswith(f"{key}: ")
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "among"),
+    [
+        ({"lease": {}}, "lease", "leases"),
+        ({"leases": {"max_tll": 1}}, "leases.max_tll", "max_ttl"),
+        ({"engines": {"breaker": {"failure": 1}}}, "engines.breaker.failure", "failures"),
+    ],
+)
+def test_an_unknown_key_is_refused(content: dict[str, Any], key: str, among: str) -> None:
+    """A misspelt key does not pass, and the allowed ones of that place are listed."""
+    (line,) = _mistakes(content)
+    assert line.startswith(f"{key}: unknown key")
+    assert among in line
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """Nobody has to start the daemon once for each."""
+    lines = _mistakes({"leases": {"default_ttl": "x", "max_ttl": "y", "refil": 1}, "nowhere": {}})
+    assert {line.partition(":")[0] for line in lines} == {"leases.default_ttl", "leases.max_ttl", "leases.refil", "nowhere"}
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "can't be read"), ("leases = [", "not TOML")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, told: str) -> None:
+    """Missing, or no TOML: the path and the reason."""
+    path = tmp_path / "broker.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=told) as error:
+        load(path)
+    assert str(path) in str(error.value)
