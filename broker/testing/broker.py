@@ -232,8 +232,8 @@ class BrokerProcess:
         """The log's JSON lines."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
-    def start(self) -> None:
-        """Starts it; on return it answers. Raises `BrokerFailed`."""
+    def start(self, *arguments: str) -> None:
+        """Starts it, with further arguments of its command; on return it answers. Raises `BrokerFailed`."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             # A name in the abstract namespace (unix(7)): the kernel makes it, and it is gone with the socket.
             ready.bind("")
@@ -241,7 +241,11 @@ class BrokerProcess:
             environment = {**self._environment, "NOTIFY_SOCKET": f"@{ready.getsockname()[1:].decode()}"}
             with self.log_file.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603 - the interpreter that runs us, or the caller's own command
-                    [*self._command, str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                    [*self._command, str(self.config), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
                 )
             deadline = stopwatch_s() + _START_LIMIT_S
             while self.running and stopwatch_s() < deadline:

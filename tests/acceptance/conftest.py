@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
 from broker.testing.broker import CREATE_USER, SERVE, BrokerProcess, connection_to
+from broker.testing.database import Database
 from broker.testing.postgresql import PostgresServer
 
 Cli: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
@@ -61,3 +63,15 @@ async def set_up(broker: BrokerProcess, server: PostgresServer) -> None:
         ),
     ]
     assert [answer.status for answer in answers] == [204, 204], answers
+
+
+@pytest.fixture(scope="session")
+def database(postgresql_18: PostgresServer) -> Database:
+    """The shared server, seen by its superuser."""
+    return Database(postgresql_18)
+
+
+@pytest.fixture
+def victim() -> Sequence[str]:
+    """The command of a broker that dies at a step named after the configuration."""
+    return (sys.executable, str(Path(__file__).parents[1] / "faults" / "victim.py"))
