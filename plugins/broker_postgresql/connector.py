@@ -33,6 +33,8 @@ _PINNED = {
     "synchronous_commit": "on",
 }
 
+_UNTRACKED = {"pg_stat_statements.track_utility": "off"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purpose:
@@ -51,6 +53,7 @@ class Connector:
         self.application_name = application_name(origin)
         self._where = where
         self._tls = tls(self.target, settings)
+        self._extra: dict[str, str] = {}
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
         """A connection to the first host that takes writes; to the home database unless another one is named.
@@ -60,10 +63,29 @@ class Connector:
         refusals: list[str] = []
         for host, port in self.target.hosts:
             try:
-                return await self._connect_to(host, port, purpose, database or self.target.database)
+                return await self._untracked(host, port, purpose, database or self.target.database)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable) as error:
                 refusals.append(f"{host}:{port}: {first_line(error) or type(error).__name__}")
         raise DatabaseUnavailable(f"{self._where}: no server to work with; {'; '.join(refusals)}")
+
+    async def _untracked(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
+        """A connection whose statements `pg_stat_statements` leaves out, where our login may ask for that.
+
+        Each statement on a role counts as a new one there, so soon none of the application's would be left. It can only be
+        asked for at the start, lest RESET ALL undoes it; and by a superuser, which the first connection tells.
+        """
+        try:
+            session = await self._connect_to(host, port, purpose, database)
+        except asyncpg.InsufficientPrivilegeError:
+            if not self._extra:
+                raise
+            self._extra = {}
+            return await self._connect_to(host, port, purpose, database)
+        if self._extra or not session.greeting.superuser:
+            return session
+        self._extra = dict(_UNTRACKED)
+        await session.wire.close(timeout=_HOST_TIMEOUT_S)
+        return await self._connect_to(host, port, purpose, database)
 
     async def _connect_to(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
         wire = await asyncpg.connect(
@@ -81,6 +103,7 @@ class Connector:
                 "statement_timeout": f"{purpose.statement_timeout_s}s",
                 "lock_timeout": f"{purpose.lock_timeout_ms}ms",
                 **purpose.settings,
+                **self._extra,
             },
         )
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import ClassVar
 
@@ -19,6 +21,7 @@ from broker.engines.protocol import (
     Traits,
     User,
 )
+from broker.errors import EngineError
 from broker.model import Json, Terms, UserName
 from broker_postgresql import login, ownership, revoke, settings, terms
 from broker_postgresql.connector import Connector
@@ -33,6 +36,7 @@ USERS_PER_BATCH = 256
 """Each drop takes an entry in the server's lock table, which the application shares."""
 _PAGE = 5_000
 _CLOCK_VALID_S = 30.0
+_FAREWELL_S = 2.0
 
 Stage = Callable[[Session, Sequence[User]], Awaitable[list[Outcome]]]
 
@@ -80,6 +84,9 @@ class Engine:
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._stock.close()
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self._lanes.farewell(self._origin)
         await self._lanes.close()
 
     async def health(self) -> Health:

@@ -30,11 +30,6 @@ def leaves_connection_usable(error: BaseException) -> bool:
     return isinstance(error, EngineError)
 
 
-def is_read_only(error: BaseException) -> bool:
-    """Whether the server turned out to take no writes."""
-    return isinstance(error, asyncpg.ReadOnlySQLTransactionError)
-
-
 def translated(error: BaseException, where: str) -> EngineError:
     """The error that a caller of the engine can act on; `where` names the connection. The text holds no statement."""
     if isinstance(error, EngineError):

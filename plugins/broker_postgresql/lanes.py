@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from broker.clock import stopwatch_s
+from broker.engines.protocol import Origin
 from broker_postgresql.connector import Connector, Purpose
-from broker_postgresql.failures import is_read_only, leaves_connection_usable, translated
+from broker_postgresql.failures import leaves_connection_usable, translated
 from broker_postgresql.late import Late
-from broker_postgresql.session import Greeting, Session
+from broker_postgresql.session import Session
 from broker_postgresql.settings import ConnectionSettings
 
 _GENERAL = Purpose(statement_timeout_s=30, lock_timeout_ms=5_000, settings={})
@@ -35,8 +36,8 @@ _DOUBLED_FROM = 8
 class Lane:
     """At most `size` connections of one purpose. Waiting is in order of arrival."""
 
-    def __init__(self, pools: Lanes, purpose: Purpose, size: int, idle: int) -> None:
-        self._lanes = pools
+    def __init__(self, lanes: Lanes, purpose: Purpose, size: int, idle: int) -> None:
+        self._lanes = lanes
         self._purpose = purpose
         self._idle_limit = idle
         self._slots = asyncio.Semaphore(size)
@@ -89,8 +90,6 @@ class Lane:
         return await self._lanes.connect(self._purpose)
 
     async def _after(self, error: BaseException, session: Session) -> None:
-        if is_read_only(error):
-            self._lanes.retire()
         if leaves_connection_usable(error) and session.usable():
             try:
                 await session.run(_TIDY)
@@ -113,7 +112,6 @@ class Lanes:
 
     def __init__(self, where: str, settings: ConnectionSettings, connector: Connector) -> None:
         self.late = Late()
-        self.greeting: Greeting | None = None
         self._where = where
         self._lifetime_s = settings.max_connection_lifetime
         self._connector = connector
@@ -128,10 +126,7 @@ class Lanes:
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
         """A new connection. Raises `DatabaseUnavailable`."""
-        session = await self._connector.connect(purpose, database)
-        if not database:
-            self.greeting = session.greeting
-        return session
+        return await self._connector.connect(purpose, database)
 
     def fresh(self, session: Session) -> bool:
         """Whether a connection that nobody uses may be used again."""
@@ -140,27 +135,27 @@ class Lanes:
         return session.usable() and not old and not self._closed
 
     def retire(self) -> None:
-        """Has every connection made so far replaced at its next use: the server takes no writes any more."""
+        """Has every connection made so far replaced at its next use."""
         self._retired_s = stopwatch_s()
 
     def give_up(self, session: Session) -> None:
-        """Cuts a connection whose last statement may still be running."""
+        """Cuts a connection whose last statement may still be running, and has the others replaced: they may lead nowhere too."""
         self.late.note(session.greeting)
         session.wire.terminate()
+        self.retire()
 
     def told(self, error: BaseException) -> BaseException:
         """The error as the engine's callers know it; a cancellation stays what it is."""
         return translated(error, self._where) if isinstance(error, Exception) else error
 
-    async def greet(self) -> Greeting:
-        """What the server says now, or at the last connection made."""
-        if self.greeting is None:
-            async with self.general.session() as session:
-                return session.greeting
-        return self.greeting
+    async def farewell(self, origin: Origin) -> None:
+        """Ends what still runs of calls that were given up, while somebody remembers them. Raises `EngineError`."""
+        if self.late.pending:
+            async with self.revoking.session() as session:
+                await self.late.settle(session, origin)
 
     async def close(self) -> None:
-        """Closes all connections; later uses raise `DatabaseUnavailable` only if they can't connect anew."""
+        """Closes all connections; one that is in use, or asked for later, is closed after its use."""
         self._closed = True
         for lane in (self.general, self.enabling, self.revoking):
             await lane.close()
@@ -178,7 +173,3 @@ async def _close(session: Session) -> None:
         await session.wire.close(timeout=1)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it has to go
         session.wire.terminate()
-
-
-Borrowed = AbstractAsyncContextManager[Session]
-Borrow = Callable[[], Borrowed]

@@ -34,6 +34,11 @@ class Late:
         """Remembers the backend of a connection that was cut."""
         self._backends.add((greeting.pid, greeting.backend_start))
 
+    @property
+    def pending(self) -> bool:
+        """Whether some were not yet seen gone."""
+        return bool(self._backends)
+
     async def settle(self, session: Session, origin: Origin) -> None:
         """Ends all late backends over `session` and waits until they are gone, those of earlier boots once per engine.
 

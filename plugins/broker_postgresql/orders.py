@@ -21,7 +21,7 @@ ESCAPED = "BR002"
 NOT_MADE = "BR003"
 SUPERUSER = "BR004"
 MISSING = "BR005"
-_ADVISORY_KEY = 0x62726F6B6572
+ADVISORY_KEY = 0x62726F6B6572
 """`broker`: held while statements run that grant on objects, once such statements have collided."""
 _SEND = "SELECT set_config('broker.orders', $1, false), set_config('broker.serial', $2, false)"
 _INFO = "00000"
@@ -35,7 +35,7 @@ DECLARE
   login text := session_user;
 BEGIN
   IF pg_catalog.current_setting('broker.serial') = 'on' THEN
-    PERFORM pg_catalog.pg_advisory_xact_lock({_ADVISORY_KEY});
+    PERFORM pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY});
   END IF;
   FOR o IN SELECT * FROM pg_catalog.json_to_recordset(pg_catalog.current_setting('broker.orders')::pg_catalog.json) AS
       x (place int, name text, oid oid, makes boolean, statements text, secret text, ours text, attributes text,

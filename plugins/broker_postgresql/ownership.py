@@ -19,7 +19,7 @@ from broker_postgresql.identity import Present, Results, ours
 from broker_postgresql.issue import filled
 from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
-from broker_postgresql.orders import Order, run_orders
+from broker_postgresql.orders import ADVISORY_KEY, Order, run_orders
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
@@ -40,7 +40,8 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
         present = await ours(session, users)
         results.identified(present)
         await _run_own_statements(session, present, results)
-        present = await ours(session, [one.user for one in present if not results.failed(one.user)])
+        if any(user.terms.revocation for user in users):
+            present = await ours(session, [one.user for one in present if not results.failed(one.user)])
         found = await dependencies.find(session, present)
         transactions = await prepared.find(session, present)
         bound = {dependency.oid for dependency in found} | {transaction.one.oid for transaction in transactions}
@@ -134,7 +135,9 @@ async def _free(session: Session, some: Sequence[Present], found: Sequence[Depen
     owners = {dependency.oid for dependency in found if dependency.owned and dependency.database in here}
 
     async def revoke(batch: Sequence[Present]) -> None:
-        await session.run(f"DROP OWNED BY {identifiers([one.name for one in batch])}")
+        # Two batches that revoke on the same object at once would fail each other (XX000); the lock goes with the transaction.
+        names = identifiers([one.name for one in batch])
+        await session.run(f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY}); DROP OWNED BY {names}")
 
     async def hand_over(batch: Sequence[Present]) -> None:
         for one in batch:

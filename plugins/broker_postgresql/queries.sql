@@ -33,8 +33,9 @@ WITH asked AS (
 )
 SELECT place, oid, rolname::text AS name
 FROM candidates
-WHERE (oid = asked_oid)::int + (rolname = asked_name)::int
-    + coalesce(marker <> '' AND shobj_description(oid, 'pg_authid') = marker, false)::int >= 2
+WHERE CASE WHEN oid = asked_oid AND rolname = asked_name THEN true
+    -- Looked up only where it decides: it is a query for each role.
+    ELSE coalesce(marker <> '' AND shobj_description(oid, 'pg_authid') = marker, false) END
 
 -- :name marked
 -- One page of the users that carry this broker's marker. $1 LIKE pattern, $2 last OID seen, $3 rows.

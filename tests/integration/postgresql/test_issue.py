@@ -233,6 +233,20 @@ async def test_no_secret_shows_on_the_server(scene: Any) -> None:
             assert secret not in text
 
 
+async def test_statement_statistics_keep_the_applications(scene: Any, longer: Any) -> None:
+    """The life of a user leaves no entry of its own in the statement statistics, where the login may keep it out."""
+    if scene.place.limited:
+        return
+    await scene.root.execute("SELECT pg_stat_statements_reset()")
+    [(user, _)] = await scene.prepare(1)
+    await scene.engine.enable([longer(user)])
+    await scene.engine.extend([longer(user)])
+    await scene.remove([user])
+    await scene.create()
+    entries = "SELECT query FROM pg_stat_statements WHERE query ~* '(alter|create|drop) role' OR query ~ '^DO'"
+    assert await scene.root.fetch(entries) == []
+
+
 async def test_failure_of_one_prepared_user_is_its_own(scene: Any, errors_of: Any) -> None:
     """In a batch, users whose statements fail are undone alone; the others are there, without login and expired."""
     orders = [await scene.order(Terms(creation=(ROLE, "SELECT 1 / 0")) if place % 3 == 1 else None) for place in range(9)]
