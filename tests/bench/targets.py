@@ -70,8 +70,11 @@ def _issuing(results: Results) -> Iterator[Target]:
 
 def _ending(plan: Plan, results: Results) -> Iterator[Target]:
     count = plan.revoked
-    revoked, peer = revoke_row(count, "plain", count), peer_revoke_row(count)
-    yield Target(f"revoke {count:,} at once: rate to OpenBao", 12, _rate(results, revoked, peer))
+    if count:
+        revoked, peer = revoke_row(count, "plain", count), peer_revoke_row(count)
+        yield Target(f"revoke {count:,} at once: rate to OpenBao", 12, _rate(results, revoked, peer))
+    if not plan.due:
+        return
     slower = _rate(results, due_row(plan.due), raw_drop_row(plan.due))
     text = f"{plan.due:,} leases due at once: time to that of raw drops"
     yield Target(text, 3, None if slower is None else 1 / slower, most=True)
