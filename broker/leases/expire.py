@@ -24,6 +24,8 @@ from broker.store.protocol import Move, Step
 _BUSY_AGAIN_MS = 500
 _ENGINE_AGAIN_MS = 5_000
 _GIVE_WAY_S = 0.005
+_BATCHES = 2
+"""Of one connection under way: while one waits for the database, rows and entries of the other are written."""
 _BREATH_MS = 50
 _DUE_STATES = (LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK, LeaseState.RESERVED, LeaseState.PREPARING)
 IDLE_MS = 60_000
@@ -40,8 +42,8 @@ class Expirer:
         self._drains: dict[ConnectionNumber, asyncio.Task[None]] = {}
         self._asked_again: set[ConnectionNumber] = set()
         """Connections that were to be drained while they were: something may have fallen due behind their last look."""
-        self._interrupted: dict[ConnectionNumber, Sequence[Lease]] = {}
-        """Claimed work that store or audit log cut short: given back as soon as they can be written, since a claim holds for long."""
+        self._claimed: dict[ConnectionNumber, dict[LeaseNumber, Lease]] = {}
+        """Work under way. What store or audit log cut short stays here and is given back once they can be written: a claim holds long."""
         self._resting: dict[ConnectionNumber, int] = {}
         """Until when a database that was away is left alone, so that its backlog is not claimed and put back batch by batch."""
         self._waiters: dict[LeaseNumber, list[asyncio.Future[None]]] = {}
@@ -95,25 +97,42 @@ class Expirer:
             self._waiters.pop(number, None)
 
     async def _drain(self, connection: Connection) -> None:
-        parts = self._parts
         try:
             await self._give_back(connection)
-            while leases := await parts.store.claim_due(
-                _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=stages.HOLD_MS, connection=connection.number
-            ):
-                self._interrupted[connection.number] = leases
-                goes_on = await self._revoke(connection, leases)
-                del self._interrupted[connection.number]
-                if not goes_on:
-                    return
-                if parts.issuing:
-                    await asyncio.sleep(_GIVE_WAY_S)
+            # The first batch goes alone: it may find the database away.
+            if not await self._one_batch(connection):
+                return
+            results = await asyncio.gather(*(self._work_off(connection) for _ in range(_BATCHES)), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
         except Unavailable as error:
             self._rest(connection, error.retry_after_s * 1_000)
             log.warning("expiry waits", connection=connection.name, error=str(error))
         except BrokerError as error:
             self._rest(connection, _ENGINE_AGAIN_MS)
             log.exception("expiry failed", connection=connection.name, error=str(error))
+
+    async def _work_off(self, connection: Connection) -> None:
+        while await self._one_batch(connection):
+            pass
+
+    async def _one_batch(self, connection: Connection) -> bool:
+        """Claims what is due and revokes it; whether it makes sense to claim more."""
+        parts = self._parts
+        leases = await parts.store.claim_due(
+            _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=stages.HOLD_MS, connection=connection.number
+        )
+        if not leases:
+            return False
+        claimed = self._claimed.setdefault(connection.number, {})
+        claimed.update((lease.number, lease) for lease in leases)
+        goes_on = await self._revoke(connection, leases)
+        for lease in leases:
+            claimed.pop(lease.number, None)
+        if goes_on and parts.issuing:
+            await asyncio.sleep(_GIVE_WAY_S)
+        return goes_on
 
     def _rest(self, connection: Connection, for_ms: int) -> None:
         self._resting[connection.number] = self._parts.store.now_ms() + for_ms
@@ -148,12 +167,16 @@ class Expirer:
 
     async def _give_back(self, connection: Connection) -> None:
         """Makes due at once what is still claimed by a drain that was cut short."""
-        found = [(lease, await self._parts.store.lease(lease.number)) for lease in self._interrupted.get(connection.number, ())]
+        claimed = self._claimed.pop(connection.number, {})
+        found = [(lease, await self._parts.store.lease(lease.number)) for lease in claimed.values()]
         held = [
             now for lease, now in found if now is not None and now.epoch == lease.epoch and now.state is not LeaseState.GONE
         ]
-        await self._postpone(held, 0)
-        self._interrupted.pop(connection.number, None)
+        try:
+            await self._postpone(held, 0)
+        except Unavailable:
+            self._claimed[connection.number] = claimed
+            raise
 
     async def _begin(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
         """Moves what merely fell due to `revoking`; leaves alone what a call is busy with, or what the clocks disagree about."""
