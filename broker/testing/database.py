@@ -48,11 +48,13 @@ class Database:
         """Whether there is a user of that name."""
         return bool(await self.ask("SELECT 1 FROM pg_roles WHERE rolname = $1", username))
 
-    async def users(self, pattern: str = "v-%") -> list[str]:
-        """The names of generated users, sorted; `pattern` is for LIKE."""
-        return [
-            row[0] for row in await self.ask("SELECT rolname::text FROM pg_roles WHERE rolname LIKE $1 ORDER BY 1", pattern)
-        ]
+    async def users(self, broker_id: str) -> dict[str, bool]:
+        """The users that one broker made, by their markers, and whether each has a login; health names it as `cluster_id`."""
+        rows = await self.ask(
+            "SELECT rolname::text, rolcanlogin FROM pg_roles WHERE shobj_description(oid, 'pg_authid') LIKE $1",
+            f"broker:v1:{broker_id}:%",
+        )
+        return {row[0]: row[1] for row in rows}
 
     @asynccontextmanager
     async def _session(self, dsn: Secret) -> AsyncIterator[Any]:

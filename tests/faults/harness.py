@@ -176,7 +176,11 @@ class Load:
     async def _log_in(self, login: dict[str, str]) -> None:
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection = await asyncpg.connect(
-                host="127.0.0.1", port=self._server.port, user=login["username"], password=login["password"], database="postgres"
+                host="127.0.0.1",
+                port=self._server.port,
+                user=login["username"],
+                password=login["password"],
+                database="postgres",
             )
             await asyncio.sleep(0.2)
             connection.terminate()
@@ -186,7 +190,9 @@ async def all_leases(store: SqliteStore) -> list[Lease]:
     """Every lease that is not gone."""
     found: list[Lease] = []
     after = LeaseNumber(0)
-    while page := await store.leases_in([state for state in LeaseState if state is not LeaseState.GONE], after=after, limit=1_000):
+    while page := await store.leases_in(
+        [state for state in LeaseState if state is not LeaseState.GONE], after=after, limit=1_000
+    ):
         found.extend(page)
         after = page[-1].number
     return found
@@ -276,7 +282,9 @@ async def finish(broker: Broker, server: PostgresServer, record: Record) -> None
         record.blame("the broker does not start any more")
         return
     async with session:
-        async with session.put("/v1/sys/leases/revoke-prefix/database/creds", timeout=aiohttp.ClientTimeout(total=120)) as response:
+        async with session.put(
+            "/v1/sys/leases/revoke-prefix/database/creds", timeout=aiohttp.ClientTimeout(total=120)
+        ) as response:
             if response.status != 204:
                 record.blame(f"revoke-prefix: {response.status} {await response.text()}")
         for name in ("plain", "pooled"):
