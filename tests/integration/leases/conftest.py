@@ -426,9 +426,15 @@ class Rig:
         await self.boot.expirer.run()
         await asyncio.gather(*list(self.boot.expirer._drains.values()))
 
+    async def handed_out(self) -> None:
+        """Lets what is being handed out come to its end, also where its caller has left."""
+        for lane in self.boot.pump._lanes.values():
+            await asyncio.gather(*lane._running)
+
     async def settle_down(self, rounds: int = 400) -> None:
         """Runs expiry, with time passing, until nothing is half done."""
         half_done = (LeaseState.RESERVED, LeaseState.PREPARING, LeaseState.REVOKING, LeaseState.STUCK)
+        await self.handed_out()
         for _ in range(rounds):
             await self.expire()
             if not await self.leases(*half_done):

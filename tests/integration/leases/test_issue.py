@@ -74,7 +74,7 @@ async def test_an_audit_log_that_fails_at_the_first_barrier_refuses(rig: Any, to
         await rig.issue(token)
     assert "before main.create" not in rig.passed
     rig.heal()
-    await rig.settle_down()
+    await rig.settle_down(rounds=2)
     assert rig.server().accounts == {}
     await rig.check([])
 

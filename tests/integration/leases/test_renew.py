@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from broker.errors import DatabaseUnavailable, InvalidRequest
+from broker.model import LeaseState
 from broker.store.protocol import TokenEnd
 
 
@@ -109,6 +110,18 @@ async def test_a_renewal_loses_against_a_revocation(rig: Any, short: Any) -> Non
         await rig.boot.renewer.renew(short.lease_id, 0)
     await rig.settle_down()
     assert rig.server().accounts == {}
+
+
+async def test_promise_10_a_renewal_loses_against_an_expiry(rig: Any, short: Any) -> None:
+    """A lease that falls due while the database extends it, and is taken in hand to be ended, is not renewed."""
+
+    async def fall_due() -> None:
+        rig.clock.advance(100_000)
+        assert len(await rig.boot.sqlite.claim_due([LeaseState.ACTIVE], limit=10, hold_ms=1_000)) == 1
+
+    rig.do("after main.extend", fall_due)
+    with pytest.raises(InvalidRequest, match="lease expired"):
+        await rig.boot.renewer.renew(short.lease_id, 0)
 
 
 @pytest.mark.parametrize("gone", ["role", "token"])
