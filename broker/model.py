@@ -94,7 +94,7 @@ class LeaseFacts:
     disabled_ms: int = 0
     dropped_ms: int = 0
     reason: str = ""
-    """Why it is being revoked: `expired`, `revoked`, `token`, `recovered`, `role changed` ..."""
+    """Why it is being revoked: `revoked`, `recovered`, `role changed` ...; empty where its time says it (`expired`)."""
     failure: str = ""
     """The last failure of its revocation, scrubbed."""
     failing_since_ms: int = 0
