@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from broker.testing.broker import PROGRAM
 from broker.testing.postgresql import PostgresServer, debian_binaries, embedded_binaries
 
 # How fast this machine is today is not what the tests are about.
@@ -33,21 +37,56 @@ QUICK = {
 
 
 LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-NEEDED = {
-    "postgresql_18": POSTGRESQL["18"][0],
-    "libfaketime": LIBFAKETIME,
+Cli: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
+CLI_LIMIT_S = 60
+
+
+def _may_mount() -> bool:
+    """Whether this user may mount a file system, which even root may not everywhere."""
+    if os.geteuid() != 0:
+        return False
+    with tempfile.TemporaryDirectory() as place:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], capture_output=True, check=False).returncode == 0
+        if mounted:
+            subprocess.run(["umount", place], check=True)
+    return mounted
+
+
+NEEDED: dict[str, Callable[[], bool]] = {
+    "postgresql_18": lambda: POSTGRESQL["18"][0] is not None,
+    "libfaketime": lambda: LIBFAKETIME is not None,
+    "small_disc": _may_mount,
 }
-"""By fixture: where what it stands for is. Tests that ask for what is nowhere are left out, and named at the end."""
+"""By fixture: whether there is what it stands for. Tests that ask in vain are left out, and named at the end."""
 _left_out: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out the tests that need what this machine does not have."""
-    absent = {fixture for fixture, path in NEEDED.items() if path is None}
+    wanted = {name for item in items for name in getattr(item, "fixturenames", ())}
+    absent = {fixture for fixture, there in NEEDED.items() if fixture in wanted and not there()}
     asking = [item for item in items if absent.intersection(getattr(item, "fixturenames", ()))]
     items[:] = [item for item in items if item not in asking]
     _left_out.extend(item.nodeid for item in asking)
     config.hook.pytest_deselected(items=asking)
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Runs `broker <arguments>` to its end."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*PROGRAM, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=CLI_LIMIT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

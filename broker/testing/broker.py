@@ -29,8 +29,10 @@ from broker.testing.postgresql import PostgresServer
 
 CREATE_USER = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
 """The creation statement of a role whose users may log in and nothing more."""
-SERVE = (sys.executable, "-c", "from broker.cli.main import main; main()", "serve", "--config")
-"""The command `broker serve` of the interpreter that runs us, up to the path of the configuration."""
+PROGRAM = (sys.executable, "-c", "from broker.cli.main import main; main()")
+"""The command `broker`, of the interpreter that runs us."""
+SERVE = (*PROGRAM, "serve", "--config")
+"""`broker serve`, up to the path of the configuration."""
 
 _START_LIMIT_S = 60
 _STOP_LIMIT_S = 60

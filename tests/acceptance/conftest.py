@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
-from broker.testing.broker import CREATE_USER, SERVE, BrokerProcess, connection_to
+from broker.testing.broker import CREATE_USER, BrokerProcess, connection_to
 from broker.testing.database import Database
 from broker.testing.postgresql import PostgresServer
-
-Cli: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
-CLI_LIMIT_S = 60
-
-
-@pytest.fixture(scope="session")
-def cli() -> Cli:
-    """Runs `broker <arguments>` to its end."""
-    program = SERVE[: SERVE.index("serve")]
-
-    def run(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*program, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=CLI_LIMIT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "COLUMNS": "200", **(environment or {})},
-        )
-
-    return run
 
 
 @pytest.fixture
