@@ -116,10 +116,12 @@ class Engine:
 
     async def create(self, order: NewUser) -> str:
         """See `Engine.create`."""
+        await self._read_clock(self._lanes.general)
         return await self._issuer.create(order)
 
     async def prepare(self, orders: Sequence[NewUser]) -> Sequence[Outcome]:
         """See `Engine.prepare`."""
+        await self._read_clock(self._lanes.general)
         return await self._issuer.prepare(orders)
 
     async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:

@@ -65,6 +65,20 @@ def known_oids(users: Sequence[User], present: Sequence[Present] = ()) -> list[i
 
 async def ours(session: Session, users: Sequence[User]) -> list[Present]:
     """The users that are there and are their leases' own; others' roles under the same names are left out."""
+    known = [oid for user in users if (oid := oid_of(user))]
+    names = {row["oid"]: row["name"] for row in await session.rows(QUERIES["names"], known)} if known else {}
+    present, doubtful = [], []
+    for user in users:
+        oid = oid_of(user)
+        if names.get(oid) == user.name:
+            present.append(Present(user, oid, user.name))
+        else:
+            doubtful.append(user)
+    return [*present, *await _recognised(session, doubtful)] if doubtful else present
+
+
+async def _recognised(session: Session, users: Sequence[User]) -> list[Present]:
+    """Those that are not under their OID and name together, told by their markers."""
     rows = await session.rows(
         QUERIES["ours"], [oid_of(user) for user in users], [user.name for user in users], [user.marker for user in users]
     )

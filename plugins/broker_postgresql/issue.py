@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import asyncpg
+
 from broker.engines.protocol import NewUser, Outcome
-from broker.engines.statements import expiration, render
-from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InstructionsFailed, UserNameTaken
+from broker.engines.statements import expiration
+from broker.errors import DatabaseUnavailable, EngineError, InstructionsFailed, UserNameTaken
 from broker.secret import random_below
-from broker_postgresql.failures import is_transient
+from broker_postgresql.creation import CAN_LOGIN, NO_LOGIN, creation
+from broker_postgresql.failures import first_line, is_transient
 from broker_postgresql.lanes import Lanes
 from broker_postgresql.orders import ESCAPED, NOT_MADE, SUPERUSER, TAKEN, Done, Order, run_orders
-from broker_postgresql.quoting import identifier, identifiers, literal
+from broker_postgresql.quoting import identifier
 from broker_postgresql.scram import check_form
 from broker_postgresql.session import Session
-from broker_postgresql.terms import options_of
 
 GRACE_MS = 5_000
 """The server's expiry stands this much later than the lease's, so that the broker is first (Vault's figure)."""
-_LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
-"""Settings whose value is a list of names (GUC_LIST_QUOTE): one quoted text would be taken for one name."""
-_EXPIRED_MS = -3_600_000
 _ATTEMPTS = 5
 _PAUSE_MS = 40
 _TOGETHER = 4
@@ -41,7 +40,7 @@ class Issuer:
     async def create(self, order: NewUser) -> str:
         """See `Engine.create`."""
         async with self._lanes.general.session() as session:
-            done = await self._made(session, [order], [self._order(order, "")])
+            done = await self._made(session, [order], [self._order(order, CAN_LOGIN)])
             error = _error_of(done[0])
             if error is not None:
                 raise error
@@ -59,7 +58,7 @@ class Issuer:
         failed: list[Outcome] = []
         for order in orders:
             try:
-                built.append((order, self._order(order, "NOLOGIN")))
+                built.append((order, self._order(order, NO_LOGIN)))
             except EngineError as error:
                 failed.append(Outcome(order.user.number, error))
         try:
@@ -88,32 +87,10 @@ class Issuer:
                 await _undo(session, order.name)
         return done
 
-    def _order(self, order: NewUser, attributes: str) -> Order:
-        user, terms = order.user, order.user.terms
-        secret = self._password(order)
-        options = options_of(terms)
-        if not terms.creation and not options.grant_roles:
-            raise InstructionsFailed("empty creation statements: the role has neither creation_statements nor grant_roles")
-        limit = "" if options.connection_limit is None else f" CONNECTION LIMIT {options.connection_limit}"
-        ours = [] if terms.creation else [f"CREATE ROLE {identifier(user.name)} LOGIN PASSWORD {literal(secret)}"]
-        ours += [f"GRANT {identifiers(options.grant_roles)} TO {identifier(user.name)}"] if options.grant_roles else []
-        ours += [f"ALTER ROLE {identifier(user.name)} SET {_assignment(*each)}" for each in options.settings.items()]
-        return Order(
-            name=user.name,
-            statements=filled(
-                terms.creation,
-                name=user.name,
-                username=user.name,
-                password=secret,
-                expiration=expiration(self._server_now_ms() + order.lifetime_ms + GRACE_MS),
-            ),
-            secret=secret,
-            makes=True,
-            ours="; ".join(ours),
-            attributes=attributes + limit,
-            lifetime_ms=_EXPIRED_MS if attributes else order.lifetime_ms + GRACE_MS,
-            marker=user.marker,
-        )
+    def _order(self, order: NewUser, login: str) -> Order:
+        now_ms = self._server_now_ms()
+        until_ms = now_ms + order.lifetime_ms + GRACE_MS if login == CAN_LOGIN else 0
+        return creation(order, login, until_ms, expiration(now_ms + order.lifetime_ms + GRACE_MS), self._password(order))
 
     def _password(self, order: NewUser) -> str:
         if not self._sends_verifier:
@@ -122,18 +99,16 @@ class Issuer:
         return order.password.verifier.reveal()
 
 
-def filled(statements: Sequence[str], **variables: str) -> str:
-    """The statements with their variables filled in, as one text; a comment at the end of one does not reach the next."""
-    try:
-        return "\n;\n".join(render(statement, **variables) for statement in statements)
-    except BrokerError as error:
-        raise InstructionsFailed(str(error)) from None
-
-
 async def _undo(session: Session, name: str) -> None:
+    """Takes a user away again. Raises `DatabaseUnavailable`, so that its lease is revoked, where that fails."""
     quoted = identifier(name)
     own = "" if session.greeting.superuser else f"GRANT {quoted} TO CURRENT_USER; "
-    await session.run(f"{own}DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+    try:
+        await session.run(f"{own}DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+    except asyncpg.PostgresError as error:
+        raise DatabaseUnavailable(
+            f"the statements granted less than they say, and the user stays: {first_line(error)}"
+        ) from error
 
 
 def _error_of(done: Done) -> EngineError | None:
@@ -148,10 +123,3 @@ def _error_of(done: Done) -> EngineError | None:
     if is_transient(done.sqlstate):
         return DatabaseUnavailable(f"the statements kept colliding with others: {done.message} (SQLSTATE {done.sqlstate})")
     return InstructionsFailed(f"the role's statements failed and were undone: {done.message} (SQLSTATE {done.sqlstate})")
-
-
-def _assignment(name: str, value: object) -> str:
-    text = ("on" if value else "off") if isinstance(value, bool) else str(value)
-    if name.lower() in _LISTS:
-        return f"{name} = {', '.join(literal(part.strip().strip(chr(34))) for part in text.split(','))}"
-    return f"{name} = {literal(text)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 import asyncpg
 
@@ -12,12 +11,13 @@ from broker.engines.protocol import Extension, Outcome
 from broker.engines.statements import expiration
 from broker.errors import DatabaseUnavailable, EngineError, InstructionsFailed, UserMissing
 from broker.secret import random_below
+from broker_postgresql.creation import filled
 from broker_postgresql.failures import is_transient, leaves_connection_usable, translated
 from broker_postgresql.identity import oid_of
-from broker_postgresql.issue import GRACE_MS, filled
+from broker_postgresql.issue import GRACE_MS
 from broker_postgresql.lanes import Lane
 from broker_postgresql.orders import MISSING, Done, Order, run_orders
-from broker_postgresql.quoting import identifier, literal
+from broker_postgresql.quoting import identifier, literal, moment
 from broker_postgresql.session import Session
 
 _NO_SUCH_ROLE = "42704"
@@ -85,16 +85,17 @@ def _checked(extensions: Sequence[Extension], alteration: Callable[[Extension], 
 
 
 def _alteration(extension: Extension, now_ms: int, login: str) -> str:
-    until = datetime.fromtimestamp((now_ms + extension.lifetime_ms + GRACE_MS) / 1000, UTC)
-    return f"ALTER ROLE {identifier(extension.user.name)} {login}VALID UNTIL '{until.isoformat(sep=' ')}'"
+    until = moment(now_ms + extension.lifetime_ms + GRACE_MS)
+    return f"ALTER ROLE {identifier(extension.user.name)} {login}VALID UNTIL {until}"
 
 
 async def _renew(lane: Lane, extension: Extension, now_ms: int) -> Outcome:
     user = extension.user
-    lifetime_ms = extension.lifetime_ms + GRACE_MS
+    expires = expiration(now_ms + extension.lifetime_ms + GRACE_MS)
     try:
-        statements = filled(user.terms.renewal, name=user.name, username=user.name, expiration=expiration(now_ms + lifetime_ms))
-        order = Order(name=user.name, oid=oid_of(user), statements=statements, lifetime_ms=lifetime_ms)
+        statements = filled(user.terms.renewal, name=user.name, username=user.name, expiration=expires)
+        ours = _alteration(extension, now_ms, "")
+        order = Order(name=user.name, oid=oid_of(user), statements=statements, ours=ours)
         async with lane.session() as session:
             [done] = await run_orders(session, [order], serial=False)
     except EngineError as error:

@@ -13,10 +13,10 @@ from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains
 from broker_postgresql import dependencies, prepared
 from broker_postgresql.batch import in_halves
+from broker_postgresql.creation import filled
 from broker_postgresql.dependencies import Dependency
 from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present, Results, ours
-from broker_postgresql.issue import filled
 from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
 from broker_postgresql.orders import ADVISORY_KEY, Order, run_orders

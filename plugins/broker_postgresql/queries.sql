@@ -20,6 +20,10 @@ WHERE r.rolname = current_user
 -- :name server_clock
 SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 
+-- :name names
+-- $1 OIDs
+SELECT oid, rolname::text AS name FROM pg_roles WHERE oid = ANY ($1::oid[])
+
 -- :name ours
 -- Which roles are the users asked for: two of OID, name and marker must agree, so neither a stranger's role under the
 -- same name nor a reused OID is touched. $1 OIDs (0 where unknown), $2 names, $3 markers; place counts from 1.

@@ -6,6 +6,9 @@ how a user's name reaches them. NUL can stand in neither and is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
 from broker.errors import EngineError
 
 
@@ -23,9 +26,14 @@ def literal(text: str) -> str:
     return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
 
 
-def identifiers(names: list[str]) -> str:
+def identifiers(names: Sequence[str]) -> str:
     """The names as a list of quoted identifiers."""
     return ", ".join(identifier(name) for name in names)
+
+
+def moment(at_ms: int) -> str:
+    """A moment (Unix milliseconds) as a constant that reads the same whatever `DateStyle` and `TimeZone` say."""
+    return f"'{datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=' ')}'"
 
 
 def _refuse_nul(text: str) -> None:

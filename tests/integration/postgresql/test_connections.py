@@ -216,7 +216,7 @@ async def test_statement_that_was_given_up_cannot_arrive_late(engine: Engine, fr
         await calling
     assert await removed(engine, wanted.user)
     backends = (
-        "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'broker.orders' AND state = 'active' AND pid <> pg_backend_pid()"
+        "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^DO .broker' AND state = 'active' AND pid <> pg_backend_pid()"
     )
     assert await watcher.fetchval(backends) == 0
     await watcher.execute("SELECT pg_advisory_unlock(77)")

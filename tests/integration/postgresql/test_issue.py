@@ -135,7 +135,7 @@ async def test_what_statements_set_does_not_stay(scene: Any) -> None:
     await engine.create(order)
     async with engine._lanes.general.session() as session:
         shown = [row[0] for row in await session.rows("SELECT current_setting(n) FROM unnest($1::text[]) n", [
-            "search_path", "statement_timeout", "TimeZone", "broker.orders",
+            "search_path", "statement_timeout", "TimeZone", "broker.v0",
         ])]  # fmt: skip
         assert shown == ["pg_catalog, pg_temp", "30s", "UTC", ""]
     assert not await scene.root.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711")
