@@ -68,6 +68,14 @@ class Caller:
     auth: orjson.Fragment | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request made ready once (`Scribe.asked`) for its two entries; it holds nothing secret."""
+
+    auth: orjson.Fragment | None
+    request: orjson.Fragment
+
+
 NOBODY = Caller("", "", None)
 """Who asks when the broker acts by itself: expiry, recovery, reconciling."""
 
@@ -138,16 +146,17 @@ class Scribe:
             orjson.Fragment(orjson.dumps(self._auth(auth))),
         )
 
-    def request(self, at_ms: int, caller: Caller, request: AuditRequest, *, error: str = "") -> bytes:
-        """The entry that must be durable before anything is done for the request."""
-        return _encode(at_ms, "request", caller, self._request(caller, request), None, error)
+    def asked(self, caller: Caller, request: AuditRequest) -> Asked:
+        """The hashed and encoded form of who asks what, for both entries of it."""
+        return Asked(caller.auth, orjson.Fragment(orjson.dumps(self._request(caller, request))))
 
-    def response(
-        self, at_ms: int, caller: Caller, request: AuditRequest, response: AuditResponse | None, *, error: str = ""
-    ) -> bytes:
+    def request(self, at_ms: int, asked: Asked, *, error: str = "") -> bytes:
+        """The entry that must be durable before anything is done for the request."""
+        return _encode(at_ms, "request", asked, None, error)
+
+    def response(self, at_ms: int, asked: Asked, response: AuditResponse | None, *, error: str = "") -> bytes:
         """The entry that must be durable before the caller hears the answer; it repeats the request, as Vault's does."""
-        answer = None if response is None else self._response(response)
-        return _encode(at_ms, "response", caller, self._request(caller, request), answer, error)
+        return _encode(at_ms, "response", asked, None if response is None else self._response(response), error)
 
     def _auth(self, auth: AuditAuth) -> dict[str, object]:
         return _filled(
@@ -240,11 +249,11 @@ def _second_text(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _encode(at_ms: int, kind: str, caller: Caller, request: object, response: object, error: str) -> bytes:
+def _encode(at_ms: int, kind: str, asked: Asked, response: object, error: str) -> bytes:
     entry: dict[str, object] = {"time": rfc3339(at_ms), "type": kind}
-    if caller.auth is not None:
-        entry["auth"] = caller.auth
-    entry["request"] = request
+    if asked.auth is not None:
+        entry["auth"] = asked.auth
+    entry["request"] = asked.request
     if response is not None:
         entry["response"] = response
     if error:

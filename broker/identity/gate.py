@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from broker.api.envelope import multi_error
-from broker.audit.entry import NOBODY, AuditMount, AuditRequest, AuditResponse, Caller, Scribe
+from broker.audit.entry import NOBODY, Asked, AuditMount, AuditRequest, AuditResponse, Caller, Scribe
 from broker.audit.trail import Trail
 from broker.errors import InvalidRequest, PermissionDenied
 from broker.identity.cache import Known
@@ -41,13 +41,12 @@ class Passage:
     text: Secret
     last_use: bool
     request_entry: bytes
-    _caller: Caller
-    _request: AuditRequest
+    _asked: Asked
     _scribe: Scribe
 
     def response_entry(self, at_ms: int, response: AuditResponse | None, error: str = "") -> bytes:
         """The audit line for its answer."""
-        return self._scribe.response(at_ms, self._caller, self._request, response, error=error)
+        return self._scribe.response(at_ms, self._asked, response, error=error)
 
 
 class Gate:
@@ -109,13 +108,13 @@ class Gate:
             if left == 0:
                 await self._tokens.revoke(token)
             await self._deny(denied, request, multi_error("permission denied"))
+        asked = self._scribe.asked(known.caller, request)
         return Passage(
             token=token,
             text=incoming.token or Secret(""),
             last_use=left == 0,
-            request_entry=self._scribe.request(self._store.now_ms(), known.caller, request),
-            _caller=known.caller,
-            _request=request,
+            request_entry=self._scribe.request(self._store.now_ms(), asked),
+            _asked=asked,
             _scribe=self._scribe,
         )
 
@@ -134,11 +133,11 @@ class Gate:
         return known, left
 
     async def _deny(self, caller: Caller, request: AuditRequest, error: str) -> NoReturn:
-        now_ms = self._store.now_ms()
+        now_ms, asked = self._store.now_ms(), self._scribe.asked(caller, request)
         await self._trail.record(
             [
-                self._scribe.request(now_ms, caller, request, error="permission denied"),
-                self._scribe.response(now_ms, caller, request, None, error="permission denied"),
+                self._scribe.request(now_ms, asked, error="permission denied"),
+                self._scribe.response(now_ms, asked, None, error="permission denied"),
             ]
         )
         raise PermissionDenied(error)

@@ -29,6 +29,6 @@ class ClockWatch:
             return
         log.warning("the wall clock was set; leases go by broker time", wall_ahead_s=gap_ms / 1_000)
         request = records.new_request("clock", "sys/clock", {"wall_ahead_ms": gap_ms})
-        await self._parts.trail.record([records.asked(self._parts.scribe, self._parts.store.now_ms(), request)])
+        await self._parts.trail.record([records.request_entry(self._parts.scribe, self._parts.store.now_ms(), request)])
         self._parts.metrics.clock_jumps.inc()
         self._told_ms = gap_ms

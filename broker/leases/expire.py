@@ -7,7 +7,8 @@ that a dead database keeps no other waiting; the engine's breaker ends its drain
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -33,6 +34,26 @@ IDLE_MS = 60_000
 log = structlog.get_logger(__name__)
 
 
+class Outcomes:
+    """How revocations came out: gone, or the error of their last attempt."""
+
+    def __init__(self) -> None:
+        self._heard: dict[LeaseNumber, BrokerError | None] = {}
+        self._more = asyncio.Event()
+
+    def add(self, outcomes: Mapping[LeaseNumber, BrokerError | None]) -> None:
+        """Takes in what became of some leases."""
+        self._heard.update(outcomes)
+        self._more.set()
+
+    async def of(self, numbers: Collection[LeaseNumber]) -> dict[LeaseNumber, BrokerError]:
+        """Waits until all of these were heard of; answers those that failed."""
+        while not self._heard.keys() >= set(numbers):
+            self._more.clear()
+            await self._more.wait()
+        return {number: error for number in numbers if (error := self._heard[number]) is not None}
+
+
 class Expirer:
     """Runs the due index down."""
 
@@ -46,7 +67,7 @@ class Expirer:
         """Work under way. What store or audit log cut short stays here and is given back once they can be written: a claim holds long."""
         self._resting: dict[ConnectionNumber, int] = {}
         """Until when a database that was away is left alone, so that its backlog is not claimed and put back batch by batch."""
-        self._waiters: dict[LeaseNumber, list[asyncio.Future[None]]] = {}
+        self._listeners: list[Outcomes] = []
 
     async def run(self) -> int:
         """Starts a drain for each connection that has due work; answers in how many milliseconds to look again."""
@@ -79,22 +100,17 @@ class Expirer:
             task.cancel()
         await asyncio.gather(*drains, return_exceptions=True)
 
-    def watch(self, numbers: Iterable[LeaseNumber]) -> list[asyncio.Future[None]]:
-        """Futures that resolve when the leases are gone, or fail with the reason of their next failed attempt."""
-        loop = asyncio.get_running_loop()
+    @contextmanager
+    def listen(self) -> Iterator[Outcomes]:
+        """What comes of revocations while the block lasts; begun before the leases are ended, it misses none."""
         # Somebody waits: a database that was away may be asked at once.
         self._resting.clear()
-        futures = []
-        for number in numbers:
-            future: asyncio.Future[None] = loop.create_future()
-            self._waiters.setdefault(number, []).append(future)
-            futures.append(future)
-        return futures
-
-    def forget(self, numbers: Collection[LeaseNumber]) -> None:
-        """Drops the futures of leases that nobody waits for any longer."""
-        for number in numbers:
-            self._waiters.pop(number, None)
+        heard = Outcomes()
+        self._listeners.append(heard)
+        try:
+            yield heard
+        finally:
+            self._listeners.remove(heard)
 
     async def _drain(self, connection: Connection) -> None:
         try:
@@ -220,14 +236,8 @@ class Expirer:
             await self._parts.store.move([_postponed(lease, by_ms) for lease in leases])
 
     def _tell(self, outcomes: Mapping[LeaseNumber, BrokerError | None]) -> None:
-        for number, error in outcomes.items():
-            for future in self._waiters.pop(number, ()):
-                if future.done():
-                    continue
-                if error is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(error)
+        for heard in self._listeners:
+            heard.add(outcomes)
 
 
 def _postponed(lease: Lease, by_ms: int) -> Move:

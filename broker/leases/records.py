@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 
 from broker.audit import entry
-from broker.audit.entry import NOBODY, AuditMount, AuditRequest, AuditResponse, Scribe
+from broker.audit.entry import NOBODY, AuditMount, AuditRequest, Scribe
 from broker.secret import random_bytes
 
 CLEAR_KEYS = entry.CLEAR_KEYS | {"reason", "connection"}
@@ -16,21 +16,10 @@ MOUNT = AuditMount(point="database/", type="database", plugin_class="secret")
 
 def new_request(operation: str, path: str, data: Mapping[str, object] | None = None) -> AuditRequest:
     """A request of the broker to itself, under an id of its own."""
-    return AuditRequest(
-        id=str(uuid.UUID(bytes=random_bytes(16), version=4)), operation=operation, path=path, mount=MOUNT, data=data
-    )
+    request_id = str(uuid.UUID(bytes=random_bytes(16), version=4))
+    return AuditRequest(id=request_id, operation=operation, path=path, mount=MOUNT, data=data)
 
 
-def asked(scribe: Scribe, at_ms: int, request: AuditRequest) -> bytes:
+def request_entry(scribe: Scribe, at_ms: int, request: AuditRequest) -> bytes:
     """The entry before it is done."""
-    return scribe.request(at_ms, NOBODY, request)
-
-
-def done(scribe: Scribe, at_ms: int, request: AuditRequest, response: AuditResponse) -> bytes:
-    """The entry after it was done."""
-    return scribe.response(at_ms, NOBODY, request, response)
-
-
-def failed(scribe: Scribe, at_ms: int, request: AuditRequest, error: str) -> bytes:
-    """The entry after it failed."""
-    return scribe.response(at_ms, NOBODY, request, None, error=error)
+    return scribe.request(at_ms, scribe.asked(NOBODY, request))

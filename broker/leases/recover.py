@@ -55,7 +55,7 @@ class Recovery:
                 count += len(page) if LeaseState.RESERVED in states else 0
         if count:
             request = records.new_request("recover", f"{records.MOUNT.point}leases", {"intents": count})
-            await self._parts.trail.record([records.asked(self._parts.scribe, self._parts.store.now_ms(), request)])
+            await self._parts.trail.record([records.request_entry(self._parts.scribe, self._parts.store.now_ms(), request)])
             log.info("recovered intents of an earlier process", intents=count)
         self._parts.wake_expiry()
         return count

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InvalidRequest
 from broker.leases import lifecycle
-from broker.leases.expire import Expirer
+from broker.leases.expire import Expirer, Outcomes
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import Lease, LeaseNumber, LeaseState, Stage
@@ -32,9 +32,9 @@ class Revoker:
         tried again in the background for ever.
         """
         number = self._parts.ids.lease_number(lease_id)
-        if number is None or not await self._end(number):
-            return
-        await self._wait([number])
+        with self._expirer.listen() as heard:
+            if number is not None and await self._end(number):
+                await self._wait(heard, [number])
 
     async def start(self, lease_id: str) -> None:
         """Ends the lease durably and returns; the rest happens in the background."""
@@ -47,8 +47,9 @@ class Revoker:
 
         Raises `InvalidRequest` in Vault's words for the first that failed; all are tried.
         """
-        numbers = [*await self._unfinished(prefix), *await self._end_prefix(prefix)]
-        await self._wait(sorted(set(numbers)))
+        with self._expirer.listen() as heard:
+            numbers = {*await self._unfinished(prefix), *await self._end_prefix(prefix)}
+            await self._wait(heard, sorted(numbers))
 
     async def start_prefix(self, prefix: str) -> None:
         """As `revoke_prefix`, but returns when it is durable."""
@@ -60,11 +61,12 @@ class Revoker:
         Users that could not be removed stay behind, contained as far as it went: this is the way out when a database will
         never come back.
         """
-        numbers = sorted({*await self._unfinished(prefix), *await self._end_prefix(prefix)})
-        try:
-            await self._wait(numbers)
-        except BrokerError:
-            await self._forget(numbers)
+        with self._expirer.listen() as heard:
+            numbers = sorted({*await self._unfinished(prefix), *await self._end_prefix(prefix)})
+            try:
+                await self._wait(heard, numbers)
+            except BrokerError:
+                await self._forget(numbers)
 
     async def _end(self, number: LeaseNumber) -> bool:
         """Whether there is anything to wait for."""
@@ -112,27 +114,18 @@ class Revoker:
         ]
         await self._parts.store.move(moves)
 
-    async def _wait(self, numbers: Sequence[LeaseNumber]) -> None:
-        if not numbers:
-            return
-        futures = self._expirer.watch(numbers)
-        # What the background finished between the end and the watch is asked for once.
-        for number, future in zip(numbers, futures, strict=True):
-            lease = await self._parts.store.lease(number)
-            if (lease is None or lease.state is LeaseState.GONE) and not future.done():
-                future.set_result(None)
+    async def _wait(self, heard: Outcomes, numbers: Sequence[LeaseNumber]) -> None:
         try:
             async with asyncio.timeout(_WAIT_S):
-                outcomes = await asyncio.gather(*futures, return_exceptions=True)
+                failures = await heard.of(numbers)
         except TimeoutError:
             raise DatabaseUnavailable("the revocation goes on in the background", retry_after_s=5) from None
-        finally:
-            self._expirer.forget(numbers)
-        for position, (number, outcome) in enumerate(zip(numbers, outcomes, strict=True), start=1):
-            if isinstance(outcome, EngineError):
-                raise await self._failed(number, position, len(numbers), outcome)
-            if outcome is not None:
-                raise outcome
+        for position, number in enumerate(numbers, start=1):
+            error = failures.get(number)
+            if isinstance(error, EngineError):
+                raise await self._failed(number, position, len(numbers), error)
+            if error is not None:
+                raise error
 
     async def _failed(self, number: LeaseNumber, position: int, count: int, error: EngineError) -> BrokerError:
         if isinstance(error, DatabaseUnavailable):

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from broker.audit.entry import AuditRequest, AuditResponse
+from broker.audit.entry import NOBODY, Asked, AuditRequest, AuditResponse
 from broker.engines.protocol import Engine, Outcome, User
 from broker.errors import DatabaseUnavailable, EngineError, UserRemains
 from broker.leases import lifecycle, records
@@ -65,7 +65,7 @@ async def advance(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Resu
     request = records.new_request(
         "revoke", f"{records.MOUNT.point}leases", {"connection": leases[0].facts.connection_name, "leases": len(leases)}
     )
-    asked = asyncio.ensure_future(parts.trail.record([records.asked(parts.scribe, batch.started_ms, request)]))
+    asked = asyncio.ensure_future(parts.trail.record([records.request_entry(parts.scribe, batch.started_ms, request)]))
     asked.add_done_callback(lambda task: None if task.cancelled() else task.exception())
     verbs: dict[Stage, Verb] = {
         Stage.LOGIN_OFF: engine.disable,
@@ -200,16 +200,16 @@ async def _finish(parts: Parts, batch: Batch, request: AuditRequest) -> frozense
         return frozenset()
     now = parts.store.now_ms()
     entries = []
-    bare = replace(request, data=None)
+    asked = parts.scribe.asked(NOBODY, replace(request, data=None))
     for position, number in enumerate(numbers):
-        entries.append(_gone_entry(parts, batch, bare, number, now))
+        entries.append(_gone_entry(parts, batch, asked, number, now))
         if position % _ROWS_BETWEEN_YIELDS == _ROWS_BETWEEN_YIELDS - 1:
             await asyncio.sleep(0)
     await parts.trail.record(entries)
     return await _note(parts, batch, numbers, Event.FINISHED, Stage.ABSENT)
 
 
-def _gone_entry(parts: Parts, batch: Batch, request: AuditRequest, number: LeaseNumber, now_ms: int) -> bytes:
+def _gone_entry(parts: Parts, batch: Batch, asked: Asked, number: LeaseNumber, now_ms: int) -> bytes:
     facts = batch.leases[number].facts
     began = facts.revoke_started_ms or _began(facts, batch.started_ms)
     to_disabled = max(0, (facts.disabled_ms or batch.disabled_ms.get(number, now_ms)) - began)
@@ -223,4 +223,4 @@ def _gone_entry(parts: Parts, batch: Batch, request: AuditRequest, number: Lease
         "time_to_dropped_ms": to_dropped,
     }
     response = AuditResponse(mount=records.MOUNT, lease_id=parts.ids.lease_id(facts.path, number), data=data)
-    return records.done(parts.scribe, now_ms, request, response)
+    return parts.scribe.response(now_ms, asked, response)

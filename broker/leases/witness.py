@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from broker.audit.entry import NOBODY
 from broker.catalog.connections import Connection
 from broker.engines.protocol import Engine
 from broker.errors import EngineError
@@ -55,8 +56,8 @@ class Witness:
             return 0
         log.error("clocks disagree, mass expiry waits", connection=connection.name, broker_ahead_s=ahead_ms / 1_000)
         request = records.new_request("revoke", f"{records.MOUNT.point}leases", {"broker_ahead_ms": ahead_ms})
-        entry = records.failed(
-            self.parts.scribe, now, request, f"clocks disagree on connection {connection.name}: mass expiry waits"
-        )
+        scribe = self.parts.scribe
+        told = f"clocks disagree on connection {connection.name}: mass expiry waits"
+        entry = scribe.response(now, scribe.asked(NOBODY, request), None, error=told)
         await self.parts.trail.record([entry])
         return _ASK_AGAIN_MS

@@ -369,7 +369,7 @@ class Rig:
 
         def response_entry(issued: Issued) -> bytes:
             response = AuditResponse(lease_id=issued.lease_id, data={"username": issued.username, "password": issued.password})
-            return scribe.response(clock.now_ms(), NOBODY, request, response)
+            return scribe.response(clock.now_ms(), scribe.asked(NOBODY, request), response)
 
         return Ask(
             role=role,
@@ -379,7 +379,7 @@ class Rig:
             display_name="token",
             token_expires_ms=token_expires_ms,
             idempotency_key=key,
-            request_entry=scribe.request(clock.now_ms(), NOBODY, request),
+            request_entry=scribe.request(clock.now_ms(), scribe.asked(NOBODY, request)),
             response_entry=response_entry,
         )
 

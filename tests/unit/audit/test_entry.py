@@ -50,7 +50,7 @@ AT_MS = 1_790_000_000_123
 
 def test_a_request_entry_has_exactly_vaults_fields() -> None:
     """A request entry is this JSON and nothing else."""
-    got = orjson.loads(SCRIBE.request(AT_MS, SCRIBE.caller(AUTH), REQUEST))
+    got = orjson.loads(SCRIBE.request(AT_MS, SCRIBE.asked(SCRIBE.caller(AUTH), REQUEST)))
     assert got == {
         "time": "2026-09-21T14:13:20.123000000Z",
         "type": "request",
@@ -96,7 +96,7 @@ def test_a_response_entry_tells_user_and_lease_and_hides_the_password() -> None:
         data={"username": "v-app-1", "password": Secret("hunter2")},
         warnings=("TTL capped",),
     )
-    got = orjson.loads(SCRIBE.response(AT_MS, SCRIBE.caller(AUTH), REQUEST, response))
+    got = orjson.loads(SCRIBE.response(AT_MS, SCRIBE.asked(SCRIBE.caller(AUTH), REQUEST), response))
     assert got["type"] == "response"
     assert got["request"]["path"] == "database/creds/app"
     assert got["response"] == {
@@ -120,7 +120,7 @@ def test_a_new_token_and_a_wrap_are_hashed_in_the_response() -> None:
         creation_path="auth/token/create",
         wrapped_accessor="acc",
     )
-    got = orjson.loads(SCRIBE.response(AT_MS, NOBODY, REQUEST, AuditResponse(auth=AUTH, wrap=wrap)))
+    got = orjson.loads(SCRIBE.response(AT_MS, SCRIBE.asked(NOBODY, REQUEST), AuditResponse(auth=AUTH, wrap=wrap)))
     assert got["response"]["auth"]["client_token"] == HASHER.hash("s.token")
     assert got["response"]["wrap_info"] == {
         "ttl": 60,
@@ -135,21 +135,21 @@ def test_a_new_token_and_a_wrap_are_hashed_in_the_response() -> None:
 def test_the_brokers_own_work_has_no_caller() -> None:
     """Expiry and recovery are written like requests, without auth, token and address."""
     own = AuditRequest(id="b1", operation="revoke", path="database/creds/app/x1")
-    got = orjson.loads(SCRIBE.request(AT_MS, NOBODY, own))
+    got = orjson.loads(SCRIBE.request(AT_MS, SCRIBE.asked(NOBODY, own)))
     assert got["request"] == {"id": "b1", "operation": "revoke", "namespace": {"id": "root"}, "path": "database/creds/app/x1"}
     assert "auth" not in got
 
 
 def test_a_refusal_is_told() -> None:
     """An error stands in its own field, without a response."""
-    got = orjson.loads(SCRIBE.response(AT_MS, NOBODY, REQUEST, None, error="permission denied"))
+    got = orjson.loads(SCRIBE.response(AT_MS, SCRIBE.asked(NOBODY, REQUEST), None, error="permission denied"))
     assert got["error"] == "permission denied"
     assert "response" not in got
 
 
 def test_a_denial_is_told_although_it_is_false() -> None:
     """`allowed: false` is not taken for an empty field."""
-    got = orjson.loads(SCRIBE.request(AT_MS, SCRIBE.caller(AuditAuth(display_name="x", allowed=False)), REQUEST))
+    got = orjson.loads(SCRIBE.request(AT_MS, SCRIBE.asked(SCRIBE.caller(AuditAuth(display_name="x", allowed=False)), REQUEST)))
     assert got["auth"]["policy_results"] == {"allowed": False}
 
 
@@ -167,7 +167,7 @@ def test_strings_are_hashed_at_any_depth_and_the_rest_stays_clear() -> None:
         "username": ["not a string"],
     }
     request = AuditRequest(id="1", operation="update", path="p", data=data)
-    raw = SCRIBE.request(AT_MS, NOBODY, request)
+    raw = SCRIBE.request(AT_MS, SCRIBE.asked(NOBODY, request))
     assert b'"big":1180591620717411303424,' in raw
     got = orjson.loads(raw.replace(b"1180591620717411303424", b"0"))["request"]["data"]
     assert got == {
@@ -186,7 +186,9 @@ def test_strings_are_hashed_at_any_depth_and_the_rest_stays_clear() -> None:
 def test_a_secret_under_a_clear_key_is_hashed_all_the_same() -> None:
     """A value typed as secret never stays clear, whatever its key."""
     request = AuditRequest(id="1", operation="update", path="p", data={"username": Secret("s3")})
-    assert orjson.loads(SCRIBE.request(AT_MS, NOBODY, request))["request"]["data"] == {"username": HASHER.hash("s3")}
+    assert orjson.loads(SCRIBE.request(AT_MS, SCRIBE.asked(NOBODY, request)))["request"]["data"] == {
+        "username": HASHER.hash("s3")
+    }
 
 
 def test_deep_nesting_is_cut_rather_than_refused() -> None:
@@ -194,7 +196,7 @@ def test_deep_nesting_is_cut_rather_than_refused() -> None:
     data: object = "x"
     for _ in range(900):
         data = [data]
-    raw = SCRIBE.request(AT_MS, NOBODY, AuditRequest(id="1", operation="update", path="p", data={"a": data}))
+    raw = SCRIBE.request(AT_MS, SCRIBE.asked(NOBODY, AuditRequest(id="1", operation="update", path="p", data={"a": data})))
     assert b"[nested too deeply]" in raw
 
 
@@ -238,7 +240,9 @@ def test_any_data_becomes_one_entry_without_its_secret(data: dict[str, object], 
     secret = "SECRET-" + other
     wild = {**data, "nested": {"list": [data, secret]}, "typed": Secret(secret)}
     raw = SCRIBE.response(
-        AT_MS, NOBODY, AuditRequest(id="1", operation="update", path="p", data=wild), AuditResponse(data=wild)
+        AT_MS,
+        SCRIBE.asked(NOBODY, AuditRequest(id="1", operation="update", path="p", data=wild)),
+        AuditResponse(data=wild),
     )
     assert is_entry(raw)
     assert b"SECRET-" not in raw
