@@ -58,6 +58,15 @@ async def test_hits_misses_and_leases_are_counted(pooled: Any, token: Any) -> No
     assert registry.get_sample_value("broker_leases_issued_total", labels) == 5
 
 
+async def test_a_refilled_pool_serves_again(pooled: Any, token: Any) -> None:
+    """A pool that ran empty and was refilled serves from what was made since."""
+    await asyncio.gather(*(pooled.issue(token, role="pooled") for _ in range(5)))
+    await pooled.fill()
+    pooled.passed.clear()
+    await pooled.issue(token, role="pooled")
+    assert "before main.create" not in pooled.passed
+
+
 async def test_takers_at_once_get_different_users(pooled: Any, token: Any) -> None:
     """However many ask at once, nobody shares a user, and all are served."""
     answers = await asyncio.gather(*(pooled.issue(token, role="pooled") for _ in range(9)))
@@ -270,19 +279,19 @@ async def test_a_pool_moves_to_a_connection_that_was_made_anew(pooled: Any, toke
     assert "before main.create" not in pooled.passed
 
 
-async def test_a_refill_gives_way(pooled: Any, token: Any) -> None:
-    """While a request is under way a refill waits before it makes the next batch."""
-    await pooled.role("pooled", prepared_users=8)
+@pytest.mark.parametrize(("used", "made"), [(1, 0), (4, 4)])
+async def test_a_refill_gives_way_until_the_pool_is_low(pooled: Any, token: Any, used: int, made: int) -> None:
+    """While a request is under way a pool that is short of little waits, and one that is low is refilled all the same."""
+    for _ in range(used):
+        await pooled.issue(token, role="pooled")
     gate = pooled.hold("before main.create")
     asking = asyncio.create_task(pooled.issue(token))
     await gate.entered.wait()
-    filling = asyncio.create_task(pooled.boot.refill.run())
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert "before main.prepare" not in pooled.passed
+    assert await pooled.boot.refill.run() == made
     gate.opened.set()
-    await asyncio.gather(asking, filling)
-    assert "before main.prepare" in pooled.passed
+    await asking
+    await pooled.fill()
+    assert await pooled.boot.sqlite.pool_size(PATH) == 4
 
 
 @pytest.mark.parametrize("point", ["before main.prepare", "after main.prepare", "before store.prepare", "after store.prepare"])

@@ -120,6 +120,20 @@ async def test_an_owner_is_contained_and_stuck_until_it_can_finish(rig: Any, tok
     assert await rig.boot.query.stuck_count() == 0
 
 
+async def test_a_failed_revocation_starts_again_at_the_login(rig: Any, token: Any) -> None:
+    """The next attempt turns the login off once more, since it may have been turned on again; the failure keeps its first time."""
+    await rig.role("owner", creation_statements=["make", OWN])
+    issued = await rig.issue(token, role="owner")
+    began_ms = rig.clock.now_ms()
+    with pytest.raises(InvalidRequest):
+        await rig.boot.revoker.revoke(issued.lease_id)
+    rig.server().accounts[issued.username].can_login = True
+    rig.clock.advance(10_000)
+    await rig.expire()
+    assert not rig.can_log_in(issued)
+    assert (await rig.lease(issued.lease_id)).facts.failing_since_ms == began_ms
+
+
 async def test_a_role_may_say_that_owned_objects_go_too(rig: Any, token: Any) -> None:
     """With the role's word the user goes with what it owns, also after the role was deleted."""
     await rig.role("owner", creation_statements=["make", OWN], **{DROP_OWNED: True})

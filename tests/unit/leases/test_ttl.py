@@ -40,7 +40,7 @@ def test_the_warning_is_vaults() -> None:
     assert told == 'TTL of "5h" exceeded the effective max_ttl of "1h"; TTL value is capped accordingly'
 
 
-@given(st.integers(-100, 10**7), spans, spans, spans, st.none() | st.integers(-100, 10**7))
+@given(st.integers(-100, 10**7), st.integers(1, 10**7), spans, spans, st.none() | st.integers(-100, 10**7))
 def test_no_cap_is_ever_passed(increment: int, default: int, most: int, age: int, left: int | None) -> None:
     """Never negative, never over the maximum, the token or what was asked; warned of exactly when asked for more."""
     ttl: Ttl = resolve(increment, Bounds(default_s=default, max_s=most, age_s=age, token_left_s=left))
