@@ -1,0 +1,100 @@
+"""The fields of a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.engines.protocol import Origin
+from broker.errors import InvalidRequest
+from broker_postgresql import Engine
+from broker_postgresql.connector import application_name
+from broker_postgresql.settings import PASSWORD_IN_URL, read_settings, shown, warnings_about
+
+URL = "postgresql://{{username}}:{{password}}@h/d"
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    """A connection's fields."""
+    return {"connection_url": URL, "username": "me", "password": "hush", **fields}
+
+
+def test_defaults_are_vaults_and_ours() -> None:
+    """Four connections, all of them kept, for ever; verifiers of 4096 iterations."""
+    settings = read_settings(config())
+    assert (settings.open_connections, settings.idle_connections, settings.max_connection_lifetime) == (4, 4, 0)
+    assert settings.sends_verifier
+    assert settings.scram_iterations == 4096
+
+
+def test_numbers_may_come_as_text() -> None:
+    """Clients of Vault send numbers and durations as text."""
+    settings = read_settings(config(max_open_connections="8", max_idle_connections="-1", max_connection_lifetime="1h30m"))
+    assert (settings.open_connections, settings.idle_connections, settings.max_connection_lifetime) == (8, 0, 5400)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("connection_url", ""),
+        ("connection_url", 5),
+        ("connection_url", "mysql://h"),
+        ("connection_url", f"{URL}\x00"),
+        ("username", "u" * 64),
+        ("username", "{{password}}"),
+        ("password", "x{{username}}"),
+        ("password", ["hush-list"]),
+        ("max_open_connections", -1),
+        ("max_open_connections", 1001),
+        ("max_open_connections", "many"),
+        ("max_connection_lifetime", "soon"),
+        ("password_authentication", "md5"),
+        ("scram_iterations", 0),
+        ("username_template", "{{random 3}}"),
+        ("username_template", "{{.Oops}}"),
+        ("tls_certificate", "only one half"),
+        ("disable_escaping", "perhaps"),
+    ],
+)
+def test_wrong_fields_are_refused(field: str, value: object) -> None:
+    """A field that can't work is refused, and no value is repeated."""
+    with pytest.raises(InvalidRequest) as caught:
+        read_settings(config(**{field: value}))
+    assert "hush" not in str(caught.value)
+
+
+def test_wrong_pem_is_refused_when_the_engine_is_made() -> None:
+    """Certificates that can't be read are refused before anything is connected, without showing them."""
+    origin = Origin(broker="b", boot="x")
+    for fields in ({"tls_ca": "hush-ca"}, {"tls_certificate": "hush-cert", "private_key": "hush-key"}):
+        with pytest.raises(InvalidRequest, match="tls_ca") as caught:
+            Engine("c", config(**fields), origin)
+        assert "hush" not in str(caught.value)
+
+
+def test_odd_fields_are_warned_of() -> None:
+    """Unknown fields, parameters without effect and a password in the URL are each answered with a sentence."""
+    found = warnings_about(config(connection_url="postgresql://u:p@h/d?options=x", colour="red", auth_type="gcp_iam"))
+    assert [warning.split(":")[0] for warning in found[:3]] == ["auth_type", "colour", "connection_url"]
+    assert found[3] == PASSWORD_IN_URL
+    assert not warnings_about(config())
+
+
+def test_secret_fields_are_never_shown() -> None:
+    """What is read back lacks password and private key, keeps the rest as it was written, and masks the URL."""
+    fields = config(connection_url="postgresql://u:hush@h/d", private_key="hush", max_open_connections="8", odd=[1])
+    assert shown(fields) == {
+        "connection_url": "postgresql://u:xxxxx@h/d",
+        "username": "me",
+        "max_open_connections": "8",
+        "odd": [1],
+    }
+
+
+def test_session_names_fit_and_tell_boots_apart() -> None:
+    """A session's name is never cut by the server, whatever a boot's id is like, and differs from boot to boot."""
+    assert application_name(Origin(broker="b1", boot="x1")) == "broker/b1/x1"
+    long = [application_name(Origin(broker="b1", boot="x" * 80 + end)) for end in "ab"]
+    assert all(len(name) <= 63 and name.startswith("broker/b1/") for name in long)
+    assert long[0] != long[1]
