@@ -32,7 +32,7 @@ class Connection:
 
     def allows(self, role: str) -> bool:
         """Whether the role may use this connection: exact names, or `*` at the start or end of an entry (Vault's globs)."""
-        return any(_matches(entry, role) for entry in self.allowed_roles)
+        return "*" in self.allowed_roles or any(_matches(entry, role) for entry in self.allowed_roles)
 
 
 def from_document(document: Document) -> Connection:

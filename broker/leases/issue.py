@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
+from broker.deadline import Deadlines
 from broker.engines.protocol import Engine, Extension, NewUser, Password
 from broker.errors import (
     BrokerError,
@@ -86,6 +87,7 @@ class Issuer:
         self._parts = parts
         self._pools = pools
         self._pump = pump
+        self._deadlines = Deadlines()
         self._turns = Turns()
 
     async def issue(self, ask: Ask) -> Issued:
@@ -103,7 +105,7 @@ class Issuer:
             raise
         parts.issuing += 1
         try:
-            async with asyncio.timeout(parts.settings.issue_timeout_s):
+            with self._deadlines.within(parts.settings.issue_timeout_s):
                 if plan.ask_key is None:
                     return await self._fresh(ask, plan)
                 return await self._same_or_fresh(ask, plan, plan.ask_key)

@@ -6,7 +6,6 @@ response entry is. An issue is the exception in form alone: the issuer records b
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ import structlog
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 
+from broker.deadline import Deadlines
 from broker.errors import Unavailable
 from broker.identity.gate import Incoming
 from broker.secret import random_bytes
@@ -55,6 +55,7 @@ class Pipeline:
         self._settings = services.settings
         self._in_flight = InFlight(services.settings.max_in_flight)
         self._gate = services.gate
+        self._deadlines = Deadlines()
 
     async def __call__(self, request: BaseRequest) -> Response:
         """The answer, whatever happens."""
@@ -87,7 +88,7 @@ class Pipeline:
                 body = await read_body(request, self._settings)
                 call.data = incoming.data_of(body, request.content_type)
             asked = self._asked(request, trace, operation, route, call)
-            async with asyncio.timeout(self._settings.request_timeout_s + _RECORDS_S):
+            with self._deadlines.within(self._settings.request_timeout_s + _RECORDS_S):
                 return await self._passed(asked)
 
     def _asked(self, request: BaseRequest, trace: _Trace, operation: str, route: Route, call: Call) -> _Asked:
@@ -131,7 +132,7 @@ class Pipeline:
 
     async def _done(self, route: Route, call: Call) -> Reply | Exception:
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
+            with self._deadlines.within(self._settings.request_timeout_s):
                 return await route.handler(call)
         except TimeoutError:
             return Unavailable(f"not done within {self._settings.request_timeout_s:g} s; it may still happen", retry_after_s=5)
