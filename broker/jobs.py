@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,7 @@ from broker.clock import Clock
 from broker.errors import BrokerError
 
 LONGEST_SLEEP_MS = 1_000
+_WAKES_MOST = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +56,8 @@ class Jobs:
                 next_run_time=self._now(),
                 coalesce=True,
                 misfire_grace_time=None,
-                max_instances=1,
+                # `_fire` sees to it that nothing overlaps; the scheduler would only log that it left a wake out.
+                max_instances=_WAKES_MOST,
             )
         self._scheduler.start()
         self._look_after_clock()
@@ -81,7 +84,8 @@ class Jobs:
     async def _fire(self, name: str) -> None:
         if name in self._running:
             return
-        task = asyncio.get_running_loop().create_task(self._run(self._jobs[name]), name=f"job {name}")
+        # In a context of its own: else what it logs would bear the id of the request that happened to wake it.
+        task = asyncio.get_running_loop().create_task(self._run(self._jobs[name]), name=f"job {name}", context=Context())
         self._running[name] = task
 
     async def _run(self, job: Job) -> None:
