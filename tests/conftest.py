@@ -54,6 +54,7 @@ def _may_mount() -> bool:
 
 NEEDED: dict[str, Callable[[], bool]] = {
     "postgresql_18": lambda: POSTGRESQL["18"][0] is not None,
+    "binaries_15": lambda: POSTGRESQL["15"][0] is not None,
     "libfaketime": lambda: LIBFAKETIME is not None,
     "small_disc": _may_mount,
 }
@@ -111,6 +112,12 @@ def postgresql_18() -> Iterator[PostgresServer]:
 def binaries(request: pytest.FixtureRequest) -> Path | None:
     """The programs of each version that is installed, for tests with servers of their own."""
     return POSTGRESQL[request.param][0]
+
+
+@pytest.fixture(scope="session")
+def binaries_15() -> Path | None:
+    """The programs of Debian's PostgreSQL 15, which, unlike the embedded ones, speak TLS."""
+    return POSTGRESQL["15"][0]
 
 
 def _server(major: str) -> Iterator[PostgresServer]:
