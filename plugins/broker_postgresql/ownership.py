@@ -36,7 +36,7 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
     """Frees the users of everything that would keep them from being dropped."""
     results = Results(users)
     async with lane.session() as session:
-        home = session.greeting.database
+        home, login = session.greeting.database, session.greeting.login
         present = await ours(session, users)
         results.identified(present)
         await _run_own_statements(session, present, results)
@@ -53,7 +53,7 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
         if home in todo:
             await _free(session, todo.pop(home), found, results)
     for database, some in todo.items():
-        await _visit(lane, database, some, found, results)
+        await _visit(lane, login, database, some, found, results)
     await prepared.roll_back(lane, transactions, results)
     if found:
         async with lane.session() as session:
@@ -61,14 +61,18 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
     return results.outcomes()
 
 
-async def _visit(lane: Lane, database: str, some: Sequence[Present], found: Sequence[Dependency], results: Results) -> None:
+async def _visit(
+    lane: Lane, login: str, database: str, some: Sequence[Present], found: Sequence[Dependency], results: Results
+) -> None:
     try:
         async with lane.visit(database) as session:
             await _free(session, some, found, results)
     except EngineError as error:
-        # A database that can't be reached is no reason to leave the users of others as they are.
+        # Not taken for an unavailable server: whoever has nothing in that one database goes on.
+        connect = f"GRANT CONNECT ON DATABASE {identifier(database)} TO {identifier(login)}"
         for one in some:
-            results.fail(one.user, error)
+            remedy = (connect, *dependencies.remedies(one, [each for each in found if each.database == database], database))
+            results.fail(one.user, UserRemains(f"database {database} can't be visited: {error}", remedy=remedy))
 
 
 async def remedies(session: Session, users: Sequence[Present]) -> dict[int, tuple[str, ...]]:

@@ -64,7 +64,10 @@ class ConnectionSettings(BaseModel):
         0, ge=0, le=1000, description="The most connections to the server, all uses together; 0 takes 4."
     )
     max_idle_connections: int = Field(
-        0, le=1000, description="The most of them that stay open unused; 0 takes max_open_connections, below 0 none."
+        0,
+        le=1000,
+        description="The most that stay open unused, of each use (making users, turning them on, revoking); 0 keeps all,"
+        " below 0 none.",
     )
     max_connection_lifetime: Seconds = Field(0, description="After how long a connection is made anew, in seconds; 0 never.")
     username_template: Text = Field("", description="Template of the users' names; empty takes Vault's.")

@@ -96,6 +96,8 @@ def warnings_about(terms: Terms) -> Sequence[str]:
         found.append(_EMPTY)
     if any(match[1].lower() not in _ROOMY for text in terms.creation for match in _GRANT_ON.finditer(text)):
         found.append(_FULL)
+    if terms.rollback:
+        found.append("rollback_statements: of no effect here, since a failed creation is undone by its transaction")
     if options.owned_objects == "drop":
         found.append("owned_objects: whatever a user of this role creates is destroyed when its lease ends")
     return found

@@ -330,3 +330,23 @@ async def test_many_sessions_end_together(scene: Any) -> None:
     assert [outcome.error for outcome in await scene.engine.end_sessions(users)] == [None] * 4
     answers = await asyncio.gather(*(wire.execute("SELECT 1") for wire in wires), return_exceptions=True)
     assert all(isinstance(answer, Exception) for answer in answers)
+
+
+async def test_database_that_lets_nobody_in_is_told(scene: Any) -> None:
+    """A user with rights in a database that our login may not enter remains, with the remedy; the others are removed."""
+    user, _ = await scene.create()
+    other = await owning(scene, terms("drop"), "CREATE TABLE mine_{n} ()", ("app",))
+    outside = await scene.place.root("other")
+    await outside.execute(f'GRANT SELECT ON goods TO "{user.name}"; REVOKE CONNECT ON DATABASE other FROM PUBLIC')
+    try:
+        said = await scene.remove([user, other])
+        if scene.place.limited:
+            assert isinstance(said["release"][0], UserRemains)
+            assert said["release"][0].remedy[0] == 'GRANT CONNECT ON DATABASE "other" TO "limited"'
+            assert said["release"][1] is None
+        else:
+            assert gone(said)
+        assert not await scene.exists(other.name)
+    finally:
+        await outside.execute("GRANT CONNECT ON DATABASE other TO PUBLIC")
+        await outside.close()

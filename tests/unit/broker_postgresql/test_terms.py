@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,4 +79,5 @@ def test_odd_terms_are_warned_of() -> None:
     assert warnings_about(of()) == []
     assert "colour" in warnings_about(of(colour="red"))[0]
     assert "empty" in warnings_about(Terms())[0]
+    assert "rollback" in warnings_about(replace(of(), rollback=("SELECT 1",)))[0]
     assert "destroyed" in warnings_about(of(owned_objects="drop"))[0]
