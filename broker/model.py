@@ -79,6 +79,8 @@ class LeaseFacts:
     display_name: str = ""
     accessor: Accessor = Accessor("")
     terms: Terms = field(default_factory=Terms)
+    recipe: str = ""
+    """Digest of what the role made its user from; of a role that would make another one today it differs."""
     password: Secret | None = None
     """Only while it still has to be handed out, or where the caller asked to be able to ask again."""
     issued_ms: int = 0

@@ -30,6 +30,7 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.prepare import Pools
 from broker.leases.pump import HandoutItem, Pump
+from broker.leases.recipe import recipe
 from broker.leases.ttl import Bounds, Ttl, resolve
 from broker.leases.turns import Turns
 from broker.model import Accessor, Lease, LeaseFacts, LeaseId, LeaseNumber, LeaseState, Terms, TokenNumber
@@ -350,6 +351,7 @@ class Issuer:
             display_name=ask.display_name,
             accessor=ask.accessor,
             terms=Terms(revocation=terms.revocation, renewal=terms.renewal, options=terms.options),
+            recipe=recipe(plan.role),
             password=None if plan.ask_key is None else keep,
             issued_ms=now,
             expires_ms=now + plan.ttl.seconds * 1_000,

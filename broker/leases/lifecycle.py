@@ -33,6 +33,8 @@ class Event(StrEnum):
     RENEWED = "renewed"
     ENDED = "ended"
     """Its time is over, or somebody or something ended it."""
+    UNWANTED = "not wanted any longer"
+    """Its role wants other prepared users; one that was handed out meanwhile is somebody's and stays."""
     ADVANCED = "advanced"
     """One more stage of its revocation is durable."""
     DELAYED = "delayed"
@@ -56,6 +58,7 @@ _TABLE: dict[Event, tuple[frozenset[LeaseState], LeaseState]] = {
         frozenset({LeaseState.RESERVED, LeaseState.PREPARING, LeaseState.PREPARED, LeaseState.ACTIVE}),
         LeaseState.REVOKING,
     ),
+    Event.UNWANTED: (frozenset({LeaseState.PREPARED}), LeaseState.REVOKING),
     Event.ADVANCED: (_ENDING, LeaseState.REVOKING),
     Event.DELAYED: (_ENDING, LeaseState.REVOKING),
     Event.STUCK: (_ENDING, LeaseState.STUCK),

@@ -16,10 +16,11 @@ import structlog
 from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
 from broker.engines.protocol import Engine, NewUser, Outcome, Password
-from broker.errors import BrokerError, EngineError, InvalidRequest
+from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InvalidRequest
 from broker.leases import lifecycle
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
+from broker.leases.recipe import recipe
 from broker.model import NO_TOKEN, ConnectionNumber, Lease, LeaseFacts, LeaseNumber, LeaseState, Terms
 from broker.store.protocol import Move, Reservation
 
@@ -31,6 +32,8 @@ _LOW_WATER = 4
 """While requests are under way a pool is refilled only when less than a quarter of it is left: requests come first."""
 _DISPLAY_NAME = "pool"
 _FIRST = LeaseNumber(0)
+_PAUSE_FIRST_MS = 1_000
+_PAUSE_MOST_MS = 300_000
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +41,7 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True)
 class _Window:
     revision: int
+    recipe: str
     ready: deque[Lease] = field(default_factory=deque)
     after: LeaseNumber = _FIRST
     empty: bool = False
@@ -49,14 +53,23 @@ class _Window:
 class Wanted:
     """Which prepared users a role wants, and how many."""
 
-    revision: int
+    recipe: str
     count: int
     connection: ConnectionNumber | None
     """None while the role's connection does not exist: no user is wanted then."""
 
     def has(self, lease: Lease) -> bool:
-        """Whether the user is of the role's present revision and connection."""
-        return lease.facts.role_revision == self.revision and lease.connection == self.connection
+        """Whether the user is such as the role would make it now, and on its present connection."""
+        return lease.facts.recipe == self.recipe and lease.connection == self.connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """After how many failures a role's refill waits, until when, and for which revisions of role and connection that holds."""
+
+    concerns: tuple[int, int]
+    failures: int
+    until_ms: int
 
 
 class Pools:
@@ -67,7 +80,7 @@ class Pools:
         self._windows: dict[str, _Window] = {}
 
     async def take(self, role: Role, connection: Connection) -> Lease | None:
-        """A prepared user of the role in its present revision, or None when none is ready. Only claiming it makes it one's own."""
+        """A prepared user such as the role would make it now, or None when none is ready. Only claiming it makes it one's own."""
         window = self._window(role)
         if not window.ready and not window.empty:
             await self._load(role, connection, window)
@@ -76,15 +89,16 @@ class Pools:
     async def give_back(self, role: Role, lease: Lease) -> None:
         """Takes back a user that was taken and, as the store says, not claimed: else it would wait beyond the window for ever."""
         window = self._windows.get(role.path)
-        if window is None or window.revision != lease.facts.role_revision:
+        if window is None or window.recipe != lease.facts.recipe:
             return
         now = await self._parts.store.lease(lease.number)
         if now is not None and now.state is LeaseState.PREPARED:
             window.ready.appendleft(lease)
 
-    async def refill(self, role: Role) -> int:
-        """Makes one batch of users where the pool is short; answers how many were made. Gives way to requests.
+    async def refill(self, role: Role, most: int) -> int:
+        """Makes one batch of `most` users at most where the pool is short; answers how many were made. Gives way to requests.
 
+        A database that is left alone gets no intents, each of which would have to be revoked there: none are made then.
         Raises `BrokerError` when the database or the store does not play along.
         """
         parts = self._parts
@@ -97,14 +111,20 @@ class Pools:
         engine = await parts.catalog.engine_for(connection)
         if not engine.traits.prepares:
             return 0
-        count = min(missing, parts.settings.refill_batch, engine.traits.users_per_batch)
+        try:
+            engine.refuse_if_open()
+        except DatabaseUnavailable:
+            return 0
+        count = min(missing, most, engine.traits.users_per_batch)
         orders = await self._intend(role, connection, engine, count)
-        made = await self._make(engine, orders)
-        self._window(role).empty = False
-        return made
+        try:
+            return await self._make(engine, orders)
+        finally:
+            # Also after a failure: some of the batch may be ready.
+            self._window(role).empty = False
 
     async def drain(self, role_path: str, keep: Wanted | None) -> int:
-        """Ends prepared users that the role no longer wants: of an old revision, too many, or all where it is gone."""
+        """Ends prepared users that the role no longer wants: made otherwise, too many, or all where it is gone."""
         unwanted: list[Lease] = []
         wanted = 0
         after = LeaseNumber(0)
@@ -116,7 +136,7 @@ class Pools:
                 else:
                     unwanted.append(lease)
         if unwanted:
-            await self._parts.store.move([_ended(lease, "role changed") for lease in unwanted])
+            await self._parts.store.move([_unwanted(lease) for lease in unwanted])
             self._windows.pop(role_path, None)
             self._parts.wake_expiry()
         return len(unwanted)
@@ -124,7 +144,10 @@ class Pools:
     def _window(self, role: Role) -> _Window:
         window = self._windows.get(role.path)
         if window is None or window.revision != role.revision:
-            window = self._windows[role.path] = _Window(role.revision)
+            made_from = recipe(role)
+            if window is None or window.recipe != made_from:
+                window = self._windows[role.path] = _Window(role.revision, made_from)
+            window.revision = role.revision
         return window
 
     async def _load(self, role: Role, connection: Connection, window: _Window) -> None:
@@ -136,7 +159,7 @@ class Pools:
             if page:
                 window.after = page[-1].number
             window.ready.extend(
-                lease for lease in page if lease.facts.role_revision == role.revision and lease.connection == connection.number
+                lease for lease in page if lease.facts.recipe == window.recipe and lease.connection == connection.number
             )
 
     async def _intend(self, role: Role, connection: Connection, engine: Engine, count: int) -> list[tuple[NewUser, LeaseFacts]]:
@@ -188,6 +211,7 @@ class Pools:
             connection_name=connection.name,
             username=engine.user_name(_DISPLAY_NAME, role.name),
             terms=Terms(revocation=terms.revocation, renewal=terms.renewal, options=terms.options),
+            recipe=recipe(role),
             password=password.text,
             issued_ms=self._parts.store.now_ms(),
         )
@@ -200,24 +224,46 @@ class Refill:
         self._parts = parts
         self._pools = pools
         self._known: dict[str, Wanted | None] = {}
+        self._pauses: dict[str, _Pause] = {}
 
     async def run(self) -> int:
-        """Drains what roles no longer want and makes one batch for each that is short; answers how many were made."""
+        """Drains what roles no longer want and makes one batch for each that is short; answers how many were made.
+
+        A role whose batch failed waits: from a second, doubling, to five minutes, until its own or its connection's next
+        revision. Then one user is tried alone.
+        """
         made = 0
         roles = {role.path: role for role in self._parts.catalog.roles()}
         for path in [path for path in self._known if path not in roles]:
             await self._pools.drain(path, None)
             del self._known[path]
-        for path, role in roles.items():
-            try:
-                wanted = self._wanted(role)
-                if self._known.get(path) != wanted:
-                    await self._pools.drain(path, wanted)
-                    self._known[path] = wanted
-                if role.prepared_users:
-                    made += await self._pools.refill(role)
-            except BrokerError as error:
-                log.warning("refill failed", role=role.name, connection=role.db_name, error=str(error))
+            self._pauses.pop(path, None)
+        for role in roles.values():
+            made += await self._refill(role)
+        return made
+
+    async def _refill(self, role: Role) -> int:
+        path, connection, now_ms = role.path, self._connection(role), self._parts.store.now_ms()
+        concerns = (role.revision, 0 if connection is None else connection.revision)
+        pause = self._pauses.get(path)
+        if pause is None or pause.concerns != concerns:
+            pause = _Pause(concerns, 0, now_ms)
+        elif now_ms < pause.until_ms:
+            return 0
+        try:
+            wanted = Wanted(recipe(role), role.prepared_users, None if connection is None else connection.number)
+            if self._known.get(path) != wanted:
+                await self._pools.drain(path, wanted)
+                self._known[path] = wanted
+            most = 1 if pause.failures else self._parts.settings.refill_batch
+            made = await self._pools.refill(role, most) if role.prepared_users else 0
+        except BrokerError as error:
+            wait_ms = min(_PAUSE_MOST_MS, _PAUSE_FIRST_MS << min(pause.failures, 20))
+            self._pauses[path] = _Pause(concerns, pause.failures + 1, now_ms + wait_ms)
+            log.warning("refill failed", role=role.name, connection=role.db_name, error=str(error), again_in_s=wait_ms // 1_000)
+            return 0
+        if made:
+            self._pauses.pop(path, None)
         return made
 
     async def forget_unknown_roles(self) -> None:
@@ -225,12 +271,11 @@ class Refill:
         for path in await self._parts.store.list_pools():
             self._known.setdefault(path, None)
 
-    def _wanted(self, role: Role) -> Wanted:
+    def _connection(self, role: Role) -> Connection | None:
         try:
-            number = self._parts.catalog.connection(role.db_name).number
+            return self._parts.catalog.connection(role.db_name)
         except InvalidRequest:
-            number = None
-        return Wanted(role.revision, role.prepared_users, number)
+            return None
 
 
 def _prepared(outcome: Outcome, facts: LeaseFacts) -> Move:
@@ -253,11 +298,11 @@ def _abandoned(number: LeaseNumber, facts: LeaseFacts) -> Move:
     )
 
 
-def _ended(lease: Lease, reason: str) -> Move:
+def _unwanted(lease: Lease) -> Move:
     return Move(
         number=lease.number,
-        expect=lifecycle.expected(Event.ENDED),
-        to=lifecycle.target(Event.ENDED),
+        expect=lifecycle.expected(Event.UNWANTED),
+        to=lifecycle.target(Event.UNWANTED),
         due_in_ms=0,
-        facts=replace(lease.facts, password=None, reason=reason),
+        facts=replace(lease.facts, password=None, reason="role changed"),
     )

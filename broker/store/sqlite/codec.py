@@ -36,6 +36,7 @@ _LEASE_KEYS = {
     "failure": "f",
     "failing_since_ms": "fs",
     "remedy": "rm",
+    "recipe": "k",
 }
 _TERMS_KEY = "T"
 _TERMS_KEYS = {"creation": "c", "revocation": "r", "renewal": "n", "rollback": "b", "options": "o"}

@@ -249,11 +249,38 @@ async def test_users_of_an_old_revision_are_never_handed_out(pooled: Any, token:
 
 @pytest.mark.parametrize("size", [0, 2, 7])
 async def test_a_pool_is_resized(pooled: Any, size: int) -> None:
-    """A role with another number of users gets just so many."""
-    await pooled.role("pooled", prepared_users=size)
+    """A role with another number of users gets just so many, and keeps those it has."""
+    old = set(pooled.server().accounts)
+    await pooled.role("pooled", prepared_users=size, default_ttl=60, max_leases=9)
     await pooled.fill()
     await pooled.settle_down()
-    assert len(pooled.server().accounts) == size
+    now = set(pooled.server().accounts)
+    assert len(now) == size
+    assert now <= old or now > old
+
+
+async def test_users_made_before_a_role_got_other_lifetimes_are_handed_out(pooled: Any, token: Any) -> None:
+    """A role with another TTL gives its old users out for the new time, from the moment of the change."""
+    old = {lease.facts.username for lease in await pooled.leases(LeaseState.PREPARED)}
+    await pooled.role("pooled", default_ttl=60)
+    issued = await pooled.issue(token, role="pooled")
+    assert issued.username in old
+    assert issued.ttl_s == 60
+
+
+async def test_a_user_that_is_handed_out_during_a_drain_stays(pooled: Any, token: Any) -> None:
+    """A user claimed between the drain's look and its move is its caller's, not the drain's."""
+    issued: list[Any] = []
+
+    async def claim() -> None:
+        pooled.plans.clear()
+        issued.append(await pooled.issue(token, role="pooled"))
+
+    pooled.do("before store.move", claim)
+    await pooled.boot.pools.drain(PATH, None)
+    await pooled.settle_down()
+    assert pooled.can_log_in(issued[0])
+    assert await pooled.boot.sqlite.pool_size(PATH) == 0
 
 
 async def test_a_deleted_roles_pool_is_drained(pooled: Any) -> None:
@@ -302,6 +329,7 @@ async def test_a_refill_that_fails_leaves_nothing(rig: Any, point: str) -> None:
     await rig.role("pooled", prepared_users=4)
     await rig.boot.refill.run()
     await rig.settle_down()
+    rig.clock.advance(1_000)
     await rig.fill()
     await rig.settle_down()
     await rig.check([])
@@ -314,3 +342,53 @@ async def test_one_role_that_cannot_be_filled_does_not_hold_the_others(rig: Any)
     await rig.role("pooled", prepared_users=2)
     await rig.boot.refill.run()
     assert await rig.boot.sqlite.pool_size(PATH) == 2
+
+
+async def test_a_refill_that_keeps_failing_writes_little(rig: Any) -> None:
+    """A role whose batch failed waits, doubling to five minutes, then tries one user; what it leaves stays small."""
+    await rig.role("bad", prepared_users=100, creation_statements=FAIL)
+    rig.passed.clear()
+    for _ in range(600):
+        await rig.boot.refill.run()
+        rig.clock.advance(1_000)
+    assert rig.passed.count("before main.prepare") == 10
+    assert len(await rig.leases()) == rig.settings.refill_batch + 9
+
+
+async def test_a_role_put_right_is_refilled_at_once(rig: Any) -> None:
+    """A new revision of the role, or of its connection, ends the wait; success ends the caution."""
+    await rig.role("pooled", prepared_users=4, creation_statements=FAIL)
+    for _ in range(5):
+        await rig.boot.refill.run()
+        rig.clock.advance(5_000)
+    assert await rig.boot.refill.run() == 0
+    await rig.role("pooled", creation_statements="make")
+    assert await rig.boot.refill.run() == 4
+    await rig.role("pooled", prepared_users=8)
+    rig.fail("before main.prepare", DatabaseUnavailable(), times=1)
+    assert await rig.boot.refill.run() == 0
+    assert await rig.boot.refill.run() == 0
+    await rig.connection(username="root")
+    assert await rig.boot.refill.run() == 4
+
+
+async def test_a_refill_after_a_failure_tries_one_user_first(rig: Any) -> None:
+    """One user alone shows that the role can be filled again, and then the rest follows."""
+    await rig.role("pooled", prepared_users=4)
+    rig.fail("before main.prepare", DatabaseUnavailable(), times=1)
+    await rig.boot.refill.run()
+    rig.clock.advance(1_000)
+    assert [await rig.boot.refill.run() for _ in range(2)] == [1, 3]
+
+
+async def test_a_database_that_is_left_alone_gets_no_refill(pooled: Any, token: Any) -> None:
+    """While the breaker is open a short pool writes no intents."""
+    await pooled.issue(token, role="pooled")
+    pooled.fail("before main.create", DatabaseUnavailable())
+    pooled.fail("before main.disable", DatabaseUnavailable())
+    for _ in range(5):
+        with pytest.raises(DatabaseUnavailable):
+            await pooled.issue(token)
+    pooled.passed.clear()
+    assert await pooled.boot.refill.run() == 0
+    assert "before store.prepare" not in pooled.passed

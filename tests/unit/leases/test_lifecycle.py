@@ -45,6 +45,7 @@ def test_no_sequence_of_events_leaves_the_table(state: LeaseState, events: list[
         (Event.HANDED_OUT, {S.PREPARED}, S.ACTIVE),
         (Event.RENEWED, {S.ACTIVE}, S.ACTIVE),
         (Event.ENDED, {S.RESERVED, S.PREPARING, S.PREPARED, S.ACTIVE}, S.REVOKING),
+        (Event.UNWANTED, {S.PREPARED}, S.REVOKING),
         (Event.ADVANCED, {S.REVOKING, S.STUCK}, S.REVOKING),
         (Event.DELAYED, {S.REVOKING, S.STUCK}, S.REVOKING),
         (Event.STUCK, {S.REVOKING, S.STUCK}, S.STUCK),

@@ -48,6 +48,7 @@ LEASES = st.builds(
     failure=TEXT,
     failing_since_ms=TIME,
     remedy=TEXTS,
+    recipe=TEXT,
 )
 TOKENS = st.builds(
     TokenFacts,
