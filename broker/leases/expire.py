@@ -51,7 +51,11 @@ class Outcomes:
         while not self._heard.keys() >= set(numbers):
             self._more.clear()
             await self._more.wait()
-        return {number: error for number in numbers if (error := self._heard[number]) is not None}
+        return self.failures(numbers)
+
+    def failures(self, numbers: Collection[LeaseNumber]) -> dict[LeaseNumber, BrokerError]:
+        """Those of these that were heard to have failed so far."""
+        return {number: error for number in numbers if (error := self._heard.get(number)) is not None}
 
 
 class Expirer:
@@ -173,8 +177,11 @@ class Expirer:
             raise
         self._tell(dict.fromkeys(result.gone))
         self._tell(result.failures)
-        for number, failure in result.failures.items():
-            log.warning("revocation failed", lease=number, connection=connection.name, error=str(failure))
+        if result.failures:
+            number, failure = next(iter(result.failures.items()))
+            log.warning(
+                "revocations failed", connection=connection.name, leases=len(result.failures), first=number, error=str(failure)
+            )
         away = [failure for failure in result.failures.values() if isinstance(failure, DatabaseUnavailable)]
         if len(away) == len(ending):
             self._rest(connection, away[0].retry_after_s * 1_000)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from broker.audit.entry import NOBODY, Asked, AuditResponse
 from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InvalidRequest
-from broker.leases import lifecycle
+from broker.leases import lifecycle, records
 from broker.leases.expire import Expirer, Outcomes
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -56,17 +57,20 @@ class Revoker:
         await self._end_prefix(prefix)
 
     async def forget_prefix(self, prefix: str) -> None:
-        """Takes leases under a path off the books after one attempt, whatever the database says.
+        """Ends every lease under a path; those whose attempt fails are taken off the books, whatever the database says.
 
-        Users that could not be removed stay behind, contained as far as it went: this is the way out when a database will
-        never come back.
+        Their users stay behind, contained as far as it went: this is the way out when a database will never come back. The
+        audit log names each one first. Leases that were not tried within a minute stay on the books; `DatabaseUnavailable`.
         """
         with self._expirer.listen() as heard:
             numbers = sorted({*await self._unfinished(prefix), *await self._end_prefix(prefix)})
             try:
                 await self._wait(heard, numbers)
             except BrokerError:
-                await self._forget(numbers)
+                failures = heard.failures(numbers)
+                await self._forget(failures)
+                if not failures:
+                    raise
 
     async def _end(self, number: LeaseNumber) -> bool:
         """Whether there is anything to wait for."""
@@ -102,17 +106,35 @@ class Revoker:
         self._parts.wake_expiry()
         return found
 
-    async def _forget(self, numbers: Collection[LeaseNumber]) -> None:
-        moves = [
-            Move(
-                number=number,
-                expect=lifecycle.expected(Event.FORGOTTEN),
-                to=lifecycle.target(Event.FORGOTTEN),
-                due_in_ms=self._parts.settings.tombstones * 1_000,
-            )
-            for number in numbers
-        ]
-        await self._parts.store.move(moves)
+    async def _forget(self, failures: Mapping[LeaseNumber, BrokerError]) -> None:
+        leases = [lease for number in failures if (lease := await self._parts.store.lease(number)) is not None]
+        request = records.new_request("revoke-force", f"{records.MOUNT.point}leases", {"leases": len(leases)})
+        now, asked = self._parts.store.now_ms(), self._parts.scribe.asked(NOBODY, request)
+        entries = [self._forgotten(now, asked, lease, failures[lease.number]) for lease in leases]
+        await self._parts.trail.record([self._parts.scribe.request(now, asked), *entries])
+        await self._parts.store.move([self._forgetting(lease) for lease in leases])
+
+    def _forgotten(self, now_ms: int, asked: Asked, lease: Lease, error: BrokerError) -> bytes:
+        facts = lease.facts
+        data = {
+            "username": facts.username,
+            "connection": facts.connection_name,
+            "reason": "forced",
+            "stage": int(lease.stage),
+            "login_off": lease.stage >= Stage.LOGIN_OFF,
+        }
+        response = AuditResponse(mount=records.MOUNT, lease_id=self._parts.ids.lease_id(facts.path, lease.number), data=data)
+        return self._parts.scribe.response(now_ms, asked, response, error=str(error))
+
+    def _forgetting(self, lease: Lease) -> Move:
+        return Move(
+            number=lease.number,
+            expect=lifecycle.expected(Event.FORGOTTEN),
+            to=lifecycle.target(Event.FORGOTTEN),
+            due_in_ms=self._parts.settings.tombstones * 1_000,
+            stage=lease.stage,
+            facts=replace(lease.facts, password=None, reason="forced"),
+        )
 
     async def _wait(self, heard: Outcomes, numbers: Sequence[LeaseNumber]) -> None:
         try:

@@ -180,7 +180,7 @@ def _with_times(batch: Batch, lease: Lease) -> LeaseFacts:
         facts,
         password=None,
         reason=facts.reason or reason_of(facts, batch.started_ms),
-        revoke_started_ms=facts.revoke_started_ms or _began(facts, batch.started_ms),
+        revoke_started_ms=_began(lease, batch.started_ms),
         disabled_ms=facts.disabled_ms or batch.disabled_ms.get(lease.number, 0),
     )
 
@@ -190,8 +190,9 @@ def reason_of(facts: LeaseFacts, now_ms: int) -> str:
     return "expired" if facts.expires_ms and facts.expires_ms <= now_ms else "revoked"
 
 
-def _began(facts: LeaseFacts, now_ms: int) -> int:
-    return min(facts.expires_ms, now_ms) if facts.expires_ms else now_ms
+def _began(lease: Lease, now_ms: int) -> int:
+    """Since when it should have been gone: as it says, else since it fell due, which the end of its prefix or token made now."""
+    return lease.facts.revoke_started_ms or min(lease.due_ms, now_ms)
 
 
 async def _finish(parts: Parts, batch: Batch, request: AuditRequest) -> frozenset[LeaseNumber]:
@@ -210,8 +211,8 @@ async def _finish(parts: Parts, batch: Batch, request: AuditRequest) -> frozense
 
 
 def _gone_entry(parts: Parts, batch: Batch, asked: Asked, number: LeaseNumber, now_ms: int) -> bytes:
-    facts = batch.leases[number].facts
-    began = facts.revoke_started_ms or _began(facts, batch.started_ms)
+    lease = batch.leases[number]
+    facts, began = lease.facts, _began(lease, batch.started_ms)
     to_disabled = max(0, (facts.disabled_ms or batch.disabled_ms.get(number, now_ms)) - began)
     to_dropped = max(0, now_ms - began)
     parts.metrics.time_to_disabled.observe(to_disabled / 1_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.leases.parts import Parts
+from broker.model import LeaseState
 
 _A_TIME = 1_000
 _EVERY_MS = 60_000
@@ -23,6 +24,7 @@ class Tidier:
         if await self._parts.store.tidy(_A_TIME) == _A_TIME:
             return True
         await self._parts.catalog.purge_retired()
+        self._parts.metrics.stuck_leases.set((await self._parts.store.tally())[LeaseState.STUCK])
         self._next_ms = now + _EVERY_MS
         return False
 

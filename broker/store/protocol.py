@@ -206,7 +206,10 @@ class Store(Protocol):
         connection: ConnectionNumber | None = None,
         not_connections: Collection[ConnectionNumber] = (),
     ) -> Sequence[Lease]:
-        """Takes up to `limit` leases whose due time has come, oldest due first: epoch raised, due pushed on by `hold_ms`."""
+        """Takes up to `limit` leases whose due time has come, oldest due first: epoch raised, due pushed on by `hold_ms`.
+
+        They come back with their new epoch and with the due time that had come.
+        """
         ...
 
     async def next_due_ms(self, states: Collection[LeaseState]) -> int | None:

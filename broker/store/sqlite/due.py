@@ -43,9 +43,9 @@ def claim_due(
     if not numbers:
         return ()
     numbers_json = as_json(numbers)
-    db.execute(SQL["claim"], {"numbers": numbers_json, "due": now_ms + hold_ms})
     rows = {row[0]: LeaseRow(*row) for row in db.execute(SQL["leases"], {"numbers": numbers_json})}
-    return cipher.open_sound_leases(rows[number] for number in numbers)
+    db.execute(SQL["claim"], {"numbers": numbers_json, "due": now_ms + hold_ms})
+    return cipher.open_sound_leases(rows[number]._replace(epoch=rows[number].epoch + 1) for number in numbers)
 
 
 def hasten(db: sqlite3.Connection, now_ms: int, which: Which, *, limit: int) -> int:

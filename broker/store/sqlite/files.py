@@ -84,7 +84,7 @@ def publish(draft: Path) -> None:
     """Gives a finished draft the name of the database, durably. Raises StoreUnavailable."""
     try:
         draft.rename(draft.with_name(DATABASE))
-        _sync(draft.parent)
+        sync_directory(draft.parent)
     except OSError as failure:
         raise StoreUnavailable(f"no store can be made in {draft.parent} ({failure.strerror})") from failure
 
@@ -110,7 +110,8 @@ def check_length(directory: Path) -> None:
         raise StoreDamaged(f"the store file {directory / DATABASE} is cut off: restore the store from its last copy")
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """The names in a directory are on disc when this returns."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -220,7 +220,7 @@ class Rig:
             numbers=Numbers(self.clock, above=highest),
             ids=PublicIds(sqlite.keyring.subkey(Purpose.LEASE_ID)),
             markers=Markers(sqlite.broker_id, sqlite.keyring.subkey(Purpose.MARKER)),
-            scribe=Scribe(Hasher(audit_key)),
+            scribe=Scribe(Hasher(audit_key), clear_keys=records.CLEAR_KEYS),
             settings=self.settings,
             metrics=metrics,
             wake_expiry=self._wake,

@@ -183,6 +183,20 @@ async def test_force_takes_off_the_books_what_cannot_be_removed(rig: Any, token:
     assert [(await rig.lease(one.lease_id)).state for one in (good, bad)] == [LeaseState.GONE] * 2
     assert set(rig.server().accounts) == {bad.username}
     assert not rig.can_log_in(bad)
+    (entry,) = [entry for entry in rig.entries() if entry.get("response", {}).get("data", {}).get("reason") == "forced"]
+    assert entry["response"]["secret"]["lease_id"] == bad.lease_id
+    assert entry["response"]["data"]["username"] == bad.username
+    assert entry["error"]
+
+
+async def test_time_to_disabled_counts_from_the_end_of_the_prefix(rig: Any, token: Any) -> None:
+    """A lease that waits behind a busy database counts its waiting: from the moment that its prefix was ended."""
+    await rig.issue(token)
+    await rig.boot.revoker.start_prefix("database")
+    rig.clock.advance(5_000)
+    await rig.expire()
+    (entry,) = [entry for entry in rig.entries() if "time_to_disabled_ms" in entry.get("response", {}).get("data", {})]
+    assert entry["response"]["data"]["time_to_disabled_ms"] == 5_000
 
 
 @pytest.mark.parametrize("settings", [LeaseSettings(mass_expiry=1_000)])
