@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
@@ -20,6 +20,8 @@ NAME_CHARS = 256
 TEXT_CHARS = 65_536
 LIST_ITEMS = 1_000
 NESTING = 16
+VALUES = 10_000
+"""How many values a request may have in all: whatever is done with each of them is then done soon."""
 _INT_LIMIT = 1 << 63
 _NAME = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
@@ -162,6 +164,26 @@ def check_json(value: object, field: str, depth: int = 0) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             check_json(item, field, depth + 1)
+
+
+def check_shape(data: Mapping[str, object]) -> None:
+    """Raises `InvalidRequest` for JSON of more than `VALUES` values in all, or nested too deep. Looks at their number, not at them."""
+    level: list[object] = [data]
+    values = 0
+    for _ in range(NESTING + 2):
+        level = [member for value in level for member in _members(value)]
+        values += len(level)
+        if values > VALUES:
+            raise InvalidRequest(f"the request has too many values; allowed are {VALUES}")
+        if not level:
+            return
+    raise InvalidRequest(f"the request is nested too deep; allowed are {NESTING} levels")
+
+
+def _members(value: object) -> Collection[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from broker.api.envelope import multi_error
@@ -33,16 +33,26 @@ class Incoming:
     remote_port: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Passage:
-    """An operation that may go ahead. `request_entry` is its audit line; `text` is what the caller showed."""
+    """An operation that may go ahead. `text` is what the caller showed."""
 
     token: Token
     text: Secret
     last_use: bool
-    request_entry: bytes
     _asked: Asked
     _scribe: Scribe
+    _request_entry: bytes
+    _handed_over: bool = field(default=False, init=False)
+
+    def hand_over(self) -> bytes:
+        """Its audit line, to be recorded by whoever takes it. What nobody took is recorded with the answer."""
+        self._handed_over = True
+        return self._request_entry
+
+    def left_entries(self) -> list[bytes]:
+        """Its audit line, unless somebody took it."""
+        return [] if self._handed_over else [self.hand_over()]
 
     def response_entry(self, at_ms: int, response: AuditResponse | None, error: str = "") -> bytes:
         """The audit line for its answer."""
@@ -65,11 +75,11 @@ class Gate:
     async def admit(self, incoming: Incoming) -> Passage:
         """Lets an operation pass, its request entry durable. Raises `PermissionDenied`."""
         passage = await self._authorise(incoming)
-        await self._trail.record([passage.request_entry])
+        await self._trail.record([passage.hand_over()])
         return passage
 
     async def admit_issue(self, incoming: Incoming) -> Passage:
-        """Lets an issue pass, whose entries the issuer records, sharing one flush among many. Raises `PermissionDenied`.
+        """Lets an issue pass, whose entries the issuer takes over, sharing one flush among many. Raises `PermissionDenied`.
 
         `InvalidRequest` for the last use of a token: the lease would end with it at once (Vault's words).
         """
@@ -79,14 +89,17 @@ class Gate:
         error = InvalidRequest(
             "Secret cannot be returned; token had one use left, so leased credentials were immediately revoked."
         )
-        await self._trail.record([passage.request_entry])
         await self.answer(passage, None, str(error))
         raise error
 
     async def answer(self, passage: Passage, response: AuditResponse | None, error: str = "") -> None:
-        """Puts the answer on record, durable, before it is given; then ends a token whose last use this was."""
+        """Puts the answer on record, durable, before it is given; then ends a token whose last use this was.
+
+        Its request entry goes before it where nobody recorded that yet: no answer stands without its question.
+        """
         try:
-            await self._trail.record([passage.response_entry(self._store.now_ms(), response, error)])
+            answered = passage.response_entry(self._store.now_ms(), response, error)
+            await self._trail.record([*passage.left_entries(), answered])
         finally:
             if passage.last_use:
                 await self._tokens.revoke(passage.token)
@@ -113,24 +126,28 @@ class Gate:
             token=token,
             text=incoming.token or Secret(""),
             last_use=left == 0,
-            request_entry=self._scribe.request(self._store.now_ms(), asked),
             _asked=asked,
             _scribe=self._scribe,
+            _request_entry=self._scribe.request(self._store.now_ms(), asked),
         )
 
     async def _identify(self, incoming: Incoming, request: AuditRequest) -> tuple[Known, int | None]:
         if incoming.token is None:
-            await self._deny(NOBODY, request, "permission denied")
+            await self._turn_away(request, "permission denied")
         known = await self._callers.find(incoming.token)
         if known is None:
-            await self._deny(NOBODY, request, multi_error("permission denied", "invalid token"))
+            await self._turn_away(request, multi_error("permission denied", "invalid token"))
         left = None
         if known.token.uses_left is not None:
             # One use is taken before anything else, as Vault does: a denied request costs it too.
             left = await self._store.use_token(known.token.number)
             if left is None:
-                await self._deny(NOBODY, request, multi_error("permission denied", "invalid token"))
+                await self._turn_away(request, multi_error("permission denied", "invalid token"))
         return known, left
+
+    async def _turn_away(self, request: AuditRequest, error: str) -> NoReturn:
+        # Without its data: else anybody could make the log grow by many times what they send.
+        await self._deny(NOBODY, replace(request, data=None), error)
 
     async def _deny(self, caller: Caller, request: AuditRequest, error: str) -> NoReturn:
         now_ms, asked = self._store.now_ms(), self._scribe.asked(caller, request)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import orjson
 from aiohttp.web_request import BaseRequest
 
-from broker.api.fields import boolean
+from broker.api.fields import boolean, check_shape
 from broker.duration import parse_seconds
 from broker.errors import InvalidRequest, NotFound, UnsupportedOperation
 from broker.secret import Secret
@@ -25,6 +25,7 @@ _OPERATIONS = {
 }
 _FORM = "application/x-www-form-urlencoded"
 _FORM_FIELDS = 1_000
+"""How many fields a form or a query string may have."""
 _PATH_CHARS = 4_096
 
 
@@ -54,19 +55,23 @@ def operation_of(request: BaseRequest, path: str, query: dict[str, object]) -> s
 
 
 def query_of(request: BaseRequest) -> dict[str, object]:
-    """The query string as fields; a key that comes several times is a list."""
-    if not request.rel_url.raw_query_string:
+    """The query string as fields; a key that comes several times is a list. Raises `InvalidRequest` for too many."""
+    text = request.rel_url.raw_query_string
+    if not text:
         return {}
-    query = request.rel_url.query
-    found: dict[str, object] = {}
-    for key in query:
-        values = query.getall(key)
-        found[key] = values[0] if len(values) == 1 else list(values)
-    return found
+    if text.count("&") >= _FORM_FIELDS:
+        raise InvalidRequest(f"the query string has too many fields; allowed are {_FORM_FIELDS}")
+    found: dict[str, list[str]] = {}
+    for key, value in request.rel_url.query.items():
+        found.setdefault(key, []).append(value)
+    return _fields(found)
 
 
 def data_of(body: bytes, content_type: str) -> Mapping[str, object]:
-    """The fields of a request body: a JSON object, or a form that does not look like JSON. Empty: none."""
+    """The fields of a request body: a JSON object, or a form that does not look like JSON. Empty: none.
+
+    Raises `InvalidRequest`, also for more values or levels than anybody may make the audit log hash (CVE-2025-6203).
+    """
     if not body.strip():
         return {}
     if content_type == _FORM and body[:1] not in (b"{", b"["):
@@ -78,6 +83,7 @@ def data_of(body: bytes, content_type: str) -> Mapping[str, object]:
         raise InvalidRequest(f"failed to parse JSON input: {error.msg}") from None
     if not isinstance(data, dict):
         raise InvalidRequest("failed to parse JSON input: the body is not an object")
+    check_shape(data)
     return data
 
 
@@ -108,5 +114,9 @@ def _form(body: bytes) -> Mapping[str, object]:
     try:
         fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
     except ValueError:
-        raise InvalidRequest("the form is not UTF-8, or has too many fields") from None
-    return {key: values[0] if len(values) == 1 else list(values) for key, values in fields.items()}
+        raise InvalidRequest(f"the form is not UTF-8, or has over {_FORM_FIELDS} fields") from None
+    return _fields(fields)
+
+
+def _fields(found: Mapping[str, list[str]]) -> dict[str, object]:
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}

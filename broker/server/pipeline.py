@@ -14,7 +14,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 
 from broker.deadline import Deadlines
-from broker.errors import Unavailable
+from broker.errors import Unavailable, UnsupportedOperation
 from broker.identity.gate import Incoming
 from broker.secret import random_bytes
 from broker.server import incoming, reply
@@ -79,6 +79,9 @@ class Pipeline:
         operation = incoming.operation_of(request, path, query)
         route, params = self._router.find(operation, path.rstrip("/") if operation == "list" else path)
         trace.label = route.label
+        if route.access is Access.ISSUE and request.method == "HEAD":
+            # It would make a user whose password nobody receives.
+            raise UnsupportedOperation
         call = Call(services=self._services, passage=None, path=path, params=params, data=query)
         if route.access is Access.OPEN:
             return reply.bare(await route.handler(call))

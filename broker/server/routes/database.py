@@ -91,7 +91,8 @@ async def read_credentials(call: Call) -> Reply:
 
 
 def _ask(call: Call) -> Ask:
-    passage, clock = call.caller, call.services.clock
+    passage, clock, role = call.caller, call.services.clock, call.name
+    idempotency_key = short_text(call.idempotency_key, "Idempotency-Key")
 
     def response_entry(issued: Issued) -> bytes:
         response = AuditResponse(
@@ -104,14 +105,15 @@ def _ask(call: Call) -> Ask:
 
     token = passage.token
     return Ask(
-        role=call.name,
+        role=role,
         mount="database",
         token=token.number,
         accessor=token.facts.accessor,
         display_name=token.facts.display_name,
         token_expires_ms=token.expires_ms,
-        idempotency_key=short_text(call.idempotency_key, "Idempotency-Key"),
-        request_entry=passage.request_entry,
+        idempotency_key=idempotency_key,
+        # Last: from here on it is the issuer that records it.
+        request_entry=passage.hand_over(),
         response_entry=response_entry,
     )
 

@@ -119,6 +119,24 @@ async def test_an_over_long_idempotency_key_is_refused(broker: Any, key: str) ->
     assert answer.errors[0].startswith("Idempotency-Key: ")
 
 
+@pytest.mark.parametrize(("name", "key"), [("app", "k" * 257), ("no%20name", "")])
+async def test_an_issue_that_is_refused_early_is_on_record(broker: Any, name: str, key: str) -> None:
+    """Request and response, though the issuer never saw it."""
+    before = len(broker.audit())
+    answer = await broker("GET", f"database/creds/{name}", headers={"Idempotency-Key": key})
+    assert answer.status == 400
+    request, response = broker.audit()[before:]
+    assert (request["type"], response["type"], response["error"]) == ("request", "response", answer.errors[0])
+    assert request["request"] == response["request"]
+
+
+async def test_head_issues_nothing(broker: Any, database: Any) -> None:
+    """Nobody would receive the password; of what only reads, HEAD gives the head."""
+    assert (await broker("HEAD", "database/creds/app")).status == 405
+    assert database.users == set()
+    assert (await broker("HEAD", "database/roles/app")).status == 200
+
+
 async def test_leases_per_role_are_limited(broker: Any) -> None:
     """429 that names the limit, with Retry-After."""
     await broker("PUT", "database/roles/app", {"max_leases": 1})

@@ -176,6 +176,19 @@ async def test_a_large_body_is_refused(broker: Any, raw: Callable[..., Any]) -> 
         assert early.startswith(b"HTTP/1.1 413")
 
 
+async def test_strangers_do_not_make_the_log_grow(broker: Any) -> None:
+    """A large request without a token is refused, or leaves no more than two short entries."""
+    before = broker.audit_path.stat().st_size
+    many = b'{"x":[' + b'"",' * 20_000 + b'""]}'
+    answer = await broker("POST", "database/roles/x", many, token="")
+    assert (answer.status, answer.errors) == (400, ["the request has too many values; allowed are 10000"])
+    assert broker.audit_path.stat().st_size == before
+    fewer = b'{"x":[' + b'"",' * 9_000 + b'""]}'
+    for token in ("", "s.none"):
+        assert (await broker("POST", "database/roles/x", fewer, token=token)).status == 403
+    assert broker.audit_path.stat().st_size < before + 8_192
+
+
 async def test_deep_json_is_refused(broker: Any) -> None:
     """Neither the parser nor the audit log falls over it."""
     for depth in (17, 300, 5_000):

@@ -146,6 +146,19 @@ async def test_what_is_no_token_is_denied_and_recorded(world: World, text: str) 
     assert "auth" not in request
 
 
+@pytest.mark.parametrize("text", [None, "s.none", "spent"])
+async def test_nothing_that_strangers_send_is_recorded(world: World, text: str | None) -> None:
+    """Whoever has no valid token leaves a path and an address: the log does not grow by what their requests hold."""
+    spent = world.add(uses_left=0, num_uses=1)
+    shown = spent if text == "spent" else text and Secret(text)
+    with pytest.raises(PermissionDenied):
+        await world.gate.admit(incoming(shown or None))
+    ((request, response),) = world.trail.batches
+    assert request["request"] == response["request"]
+    assert request["request"]["remote_address"] == "192.0.2.1"
+    assert "data" not in request["request"]
+
+
 async def test_no_token_is_denied_and_recorded(world: World) -> None:
     """A request without a token is named as such by its text."""
     with pytest.raises(PermissionDenied, match=r"^permission denied$"):
@@ -237,7 +250,18 @@ async def test_an_issue_is_left_to_be_recorded(world: World) -> None:
     """The issuer shares one flush among many, so the gate writes nothing."""
     passage = await world.gate.admit_issue(incoming(world.add()))
     assert world.trail.batches == []
-    assert json.loads(passage.request_entry)["type"] == "request"
+    assert json.loads(passage.hand_over())["type"] == "request"
+    await world.gate.answer(passage, None, "failed")
+    assert [[entry["type"] for entry in batch] for batch in world.trail.batches] == [["response"]]
+
+
+async def test_an_answer_never_stands_without_its_request(world: World) -> None:
+    """What fails before anybody took the request entry over is recorded with it, in one flush."""
+    passage = await world.gate.admit_issue(incoming(world.add()))
+    await world.gate.answer(passage, None, "not a name")
+    ((request, response),) = world.trail.batches
+    assert (request["type"], response["type"], response["error"]) == ("request", "response", "not a name")
+    assert request["request"] == response["request"]
 
 
 async def test_the_last_use_of_a_token_issues_nothing(world: World) -> None:
@@ -245,5 +269,5 @@ async def test_the_last_use_of_a_token_issues_nothing(world: World) -> None:
     text = world.add(uses_left=1, num_uses=1)
     with pytest.raises(InvalidRequest, match=r"^Secret cannot be returned; token had one use left"):
         await world.gate.admit_issue(incoming(text))
-    assert [batch[0]["type"] for batch in world.trail.batches] == ["request", "response"]
+    assert [[entry["type"] for entry in batch] for batch in world.trail.batches] == [["request", "response"]]
     assert world.tokens.ended == [TokenNumber(1)]

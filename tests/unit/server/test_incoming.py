@@ -102,6 +102,8 @@ def test_bodies(body: bytes, content_type: str, data: dict[str, object]) -> None
         (b"[]", "application/x-www-form-urlencoded"),
         (b"\xff=1", "application/x-www-form-urlencoded"),
         (b"&".join(b"a%d=1" % n for n in range(1_001)), "application/x-www-form-urlencoded"),
+        (b'{"a":[' + b'"",' * 9_999 + b'""]}', ""),
+        (b'{"a":' + b"[" * 17 + b"1" + b"]" * 17 + b"}", ""),
     ],
 )
 def test_what_is_no_body(body: bytes, content_type: str) -> None:
@@ -109,6 +111,21 @@ def test_what_is_no_body(body: bytes, content_type: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         incoming.data_of(body, content_type)
     assert len(str(refusal.value)) < 120
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":[' + b'"",' * 9_998 + b'""]}', b'{"a":' + b"[" * 16 + b"1" + b"]" * 16 + b"}", b'{"a":{"b":[{"c":null}]}}']
+)
+def test_bodies_up_to_their_limits(body: bytes) -> None:
+    """10,000 values in all, and 16 levels under a field, pass."""
+    assert incoming.data_of(body, "") == json.loads(body)
+
+
+def test_a_query_of_too_many_fields() -> None:
+    """Refused before it is looked at; up to the limit it is read."""
+    assert len(asked("GET", "/v1/a?" + "&".join(f"a{n}=1" for n in range(1_000)))[2]) == 1_000
+    with pytest.raises(InvalidRequest, match="allowed are 1000"):
+        asked("GET", "/v1/a?" + "&" * 1_000)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["", "application/json", "application/x-www-form-urlencoded"]))
