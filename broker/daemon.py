@@ -58,6 +58,7 @@ from broker.server.app import make_door
 from broker.server.listen import Listener
 from broker.server.services import Facts, Services
 from broker.store.protocol import AuditHead, Store
+from broker.store.sqlite.files import sync_directory
 from broker.store.sqlite.peek import exists
 from broker.store.sqlite.store import SqliteStore
 
@@ -286,7 +287,7 @@ async def _open_trail(config: Config, seams: Seams, store: Store, key: bytes, cl
 
 
 def _root_token_keeper(path: Path) -> Callable[[Secret], None]:
-    """Writes the root token once, to a 0600 file made exclusively, on disc before its hash is in the store."""
+    """Writes the root token once, to a 0600 file made exclusively; file and directory entry are on disc before its hash is in the store."""
 
     def keep(token: Secret) -> None:
         # The store has no token yet, so a file left by a start that was cut off names one that was never valid.
@@ -296,6 +297,7 @@ def _root_token_keeper(path: Path) -> Callable[[Secret], None]:
             file.write(token.reveal() + "\n")
             file.flush()
             os.fsync(file.fileno())
+        sync_directory(path.parent)
         log.warning("wrote the root token; move it to a safe place", path=str(path))
 
     return keep
