@@ -39,6 +39,7 @@ BEGIN
   {lock}{sections}
   RESET ALL;
 END $broker$"""
+_NO_SUPERUSER = "the user would be, or could become, a superuser, which nothing could contain"
 _LOCK = f"PERFORM pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY});"
 _SECTION = """BEGIN
     {before}
@@ -59,12 +60,19 @@ _SAME_ROLE = f"""IF current_user OPERATOR(pg_catalog.<>) login OR session_user O
       RAISE EXCEPTION USING ERRCODE = '{ESCAPED}', MESSAGE = 'the statements left another role set; end them with RESET ROLE';
     END IF;
     PERFORM pg_catalog.pg_advisory_unlock_all();"""
-_MADE = "made := pg_catalog.to_regrole(pg_catalog.current_setting('broker.n#'));"
-# 10 is the role that the cluster was made with: every superuser counts as its member, and whoever is one could become it.
-_MADE_HARMLESS = f"""IF made IS NULL THEN
+_MADE = f"""made := pg_catalog.to_regrole(pg_catalog.current_setting('broker.n#'));
+    IF made IS NULL THEN
       RAISE EXCEPTION USING ERRCODE = '{NOT_MADE}', MESSAGE = 'the statements made no role of the name in {{{{name}}}}';
-    ELSIF pg_catalog.pg_has_role(made, 10::pg_catalog.oid, 'MEMBER') THEN
-      RAISE EXCEPTION USING ERRCODE = '{SUPERUSER}', MESSAGE = 'the statements made a superuser, which nothing could contain';
+    END IF;"""
+# Asked last, since both the role's statements and the groups that it names may make one. Every superuser counts as a member of 10,
+# the role that the cluster was made with; whoever is a member of a superuser could become it, which is looked up only where needed.
+_HARMLESS = f"""IF pg_catalog.pg_has_role(made, 10::pg_catalog.oid, 'MEMBER') THEN
+      RAISE EXCEPTION USING ERRCODE = '{SUPERUSER}', MESSAGE = '{_NO_SUPERUSER}';
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member OPERATOR(pg_catalog.=) made) THEN
+      IF EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolsuper AND pg_catalog.pg_has_role(made, r.oid, 'MEMBER')) THEN
+        RAISE EXCEPTION USING ERRCODE = '{SUPERUSER}', MESSAGE = '{_NO_SUPERUSER}';
+      END IF;
     END IF;"""
 _OURS = "EXECUTE pg_catalog.current_setting('broker.a#');"
 # What is the server's own failure is raised anew, since the error's context, which is logged, quotes the statement.
@@ -134,8 +142,8 @@ def _block(kinds: tuple[tuple[bool, bool], ...], serial: bool) -> str:  # noqa: 
 def _section(makes: bool, foreign: bool) -> str:  # noqa: FBT001 - see `_block`
     after = [_SAME_ROLE] if foreign else []
     after += [_MADE] if makes else []
-    after += [_MADE_HARMLESS] if makes and foreign else []
     after += [_OURS] if foreign else []
+    after += [_HARMLESS] if makes else []
     return _SECTION.format(
         before=_FREE if makes else _THERE, after="\n    ".join(after), failed=_FAILED_TO_MAKE if makes else _FAILED
     )

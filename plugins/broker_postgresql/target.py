@@ -18,6 +18,7 @@ from broker.secret import Secret
 _SCHEMES = ("postgresql://", "postgres://")
 _DEFAULT_PORT = 5432
 _MOST_HOSTS = 16
+_QUERY_WORD = re.compile(r"([?&])([^=&#]*)=([^&#]*)")
 _PAIR = re.compile(r"\s*([A-Za-z_]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))(?=\s|$)", re.DOTALL)
 _URL = re.compile(
     r"(?P<scheme>postgres(?:ql)?://)(?P<authority>[^/?#]*)(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?(?:#.*)?", re.DOTALL
@@ -78,10 +79,10 @@ def read_target(url: str, username: str, password: Secret, *, escape: bool) -> T
 def holds_password(url: str) -> bool:
     """Whether a password stands in the connection string itself."""
     try:
-        written = _split_url(url)["password"] if _is_url(url) else _pairs(url).get("password", "")
+        words = _split_url(url) if _is_url(url) else _pairs(url)
     except InvalidRequest:
         return False
-    return bool(written) and _PASSWORD not in written
+    return any(written and _PASSWORD not in written for name, written in words.items() if _is_secret(name))
 
 
 def masked(url: str) -> str:
@@ -89,14 +90,18 @@ def masked(url: str) -> str:
     if not holds_password(url):
         return url
     if not _is_url(url):
-        return _PAIR.sub(lambda pair: f" password={_MASKED}" if pair[1] == "password" else pair[0], url).strip()
+        return _PAIR.sub(lambda pair: f" {pair[1]}={_MASKED}" if _is_secret(pair[1]) else pair[0], url).strip()
     parts = _parts(url)
     login, _, _ = parts["authority"].rpartition("@")
     user, colon, _ = login.partition(":")
     rest = url[parts.start("authority") + len(login) :]
-    return re.sub(
-        r"([?&]password=)[^&#]*", rf"\g<1>{_MASKED}", f"{parts['scheme']}{user}{colon}{_MASKED if colon else ''}{rest}"
-    )
+    shown = f"{parts['scheme']}{user}{colon}{_MASKED if colon else ''}{rest}"
+    return _QUERY_WORD.sub(lambda word: f"{word[1]}{word[2]}={_MASKED}" if _is_secret(unquote(word[2])) else word[0], shown)
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a word of a connection string is one that nobody may read back: `password`, `sslpassword`, `passfile` ..."""
+    return "pass" in name.lower()
 
 
 def _is_url(url: str) -> bool:

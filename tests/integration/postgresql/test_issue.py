@@ -127,6 +127,19 @@ async def test_superuser_is_not_made(scene: Any) -> None:
     assert not await scene.exists(order.user.name)
 
 
+async def test_nobody_joins_a_superuser(scene: Any) -> None:
+    """A role that names a superuser among its groups gets no user: whoever could become one can't be contained."""
+    await scene.root.execute("CREATE ROLE chief SUPERUSER NOLOGIN")
+    try:
+        for terms in (Terms(options={"grant_roles": ["chief"]}), Terms(creation=(ROLE,), options={"grant_roles": ["chief"]})):
+            order = await scene.order(terms)
+            with pytest.raises(InstructionsFailed):
+                await scene.engine.create(order)
+            assert not await scene.exists(order.user.name)
+    finally:
+        await scene.root.execute("DROP ROLE chief")
+
+
 async def test_what_statements_set_does_not_stay(scene: Any) -> None:
     """Settings and locks of one role's statements are gone for the next user of the connection."""
     engine = await scene.another_engine(max_open_connections=1)
@@ -220,6 +233,7 @@ async def test_no_secret_shows_on_the_server(scene: Any) -> None:
         await scene.order(Terms(creation=(ROLE, "SELECT 1 / 0"))),
         await scene.order(Terms(creation=(ROLE.replace("'{{password}}'", "'{{password}}"),))),
         await scene.order(Terms(creation=(ROLE.replace("'{{password}}'", "{{password}}"),))),
+        await scene.order(Terms(creation=('CREATE ROLE "{{name}}" LOGIN PASSWORD \'{{password}}',))),
     ]
     for order in orders:
         [error] = await asyncio.gather(engine.create(order), return_exceptions=True)

@@ -98,6 +98,10 @@ def test_any_string_is_read_or_refused(text: str) -> None:
         ("password='hu sh' host=h", "password=xxxxx host=h"),
         ("postgresql://{{username}}:{{password}}@h/d", "postgresql://{{username}}:{{password}}@h/d"),
         ("postgresql://h/d", "postgresql://h/d"),
+        ("host=h user=u PASSWORD=hush", "host=h user=u PASSWORD=xxxxx"),
+        ("postgresql://u@h/db?%70assword=hush", "postgresql://u@h/db?%70assword=xxxxx"),
+        ("postgresql://u:{{password}}@h/db?sslpassword=hush", "postgresql://u:xxxxx@h/db?sslpassword=xxxxx"),
+        ("host=h sslpassword=hush", "host=h sslpassword=xxxxx"),
     ],
 )
 def test_passwords_are_masked(url: str, shown: str) -> None:
