@@ -73,7 +73,7 @@ _HARMLESS = f"""IF pg_catalog.pg_has_role(made, 10::pg_catalog.oid, 'MEMBER') TH
       IF EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolsuper AND pg_catalog.pg_has_role(made, r.oid, 'MEMBER')) THEN
         RAISE EXCEPTION USING ERRCODE = '{SUPERUSER}', MESSAGE = '{_NO_SUPERUSER}';
       END IF;
-    END IF;"""
+    END IF;"""  # noqa: S608 - of our own constants
 _OURS = "EXECUTE pg_catalog.current_setting('broker.a#');"
 # What is the server's own failure is raised anew, since the error's context, which is logged, quotes the statement.
 _FAILED = """IF SQLSTATE ~ '^(25|53|57|58)' AND SQLSTATE <> '25001' THEN
