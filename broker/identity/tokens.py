@@ -95,8 +95,9 @@ class Tokens:
         token = self._token(number, text, facts, parent=NO_TOKEN if order.no_parent else maker.number)
         if not await self._store.add_token(token, ttl_s=life.ttl_s):
             raise PermissionDenied
-        warnings = (*grants.policy_warnings(policies), *life.warnings, *self._outlives(token, life.ttl_s, maker))
-        return Grant(token, text, life.ttl_s or 0, warnings)
+        left_s = None if order.no_parent or maker.expires_ms is None else (maker.expires_ms - facts.created_ms) // 1_000
+        ttl_s, late = _within(life.ttl_s, left_s)
+        return Grant(token, text, ttl_s or 0, (*grants.policy_warnings(policies), *life.warnings, *late))
 
     def _token(self, number: TokenNumber, text: Secret, facts: TokenFacts, *, parent: TokenNumber) -> Token:
         return Token(
@@ -107,13 +108,6 @@ class Tokens:
             digest=self._parts.callers.digest(text),
             facts=facts,
         )
-
-    def _outlives(self, token: Token, ttl_s: int | None, maker: Token) -> list[str]:
-        if token.parent == NO_TOKEN or maker.expires_ms is None:
-            return []
-        if ttl_s is not None and self._store.now_ms() + ttl_s * 1_000 <= maker.expires_ms:
-            return []
-        return ["the parent token ends before this one unless it is renewed, and this one ends with it"]
 
     # looked up ------------------------------------------------------------------------------------------------------
 
@@ -147,17 +141,18 @@ class Tokens:
     # renewed --------------------------------------------------------------------------------------------------------
 
     async def renew(self, token: Token, text: Secret | None, increment_s: int) -> Grant:
-        """More time for a token. Raises `InvalidRequest` when it can't have any, or has ended."""
+        """More time for a token, up to the end of its parent. Raises `InvalidRequest` when it can't have any, or has ended."""
         now_ms = self._store.now_ms()
         life = grants.renewed_life(token, increment_s, now_ms, self._parts.settings)
-        ttl_s = life.ttl_s or 0
         facts = replace(token.facts, renewed_ms=now_ms)
-        if not await self._store.renew_token(token.number, ttl_s=ttl_s, facts=facts):
+        renewal = await self._store.renew_token(token.number, ttl_s=life.ttl_s or 0, facts=facts)
+        if renewal is None:
             raise InvalidRequest("token not found")
-        self._parts.callers.forget([token.number])
-        if token.expires_ms is not None and now_ms + ttl_s * 1_000 < token.expires_ms:
+        self._parts.callers.forget([token.number, *renewal.shortened])
+        if token.expires_ms is not None and renewal.expires_ms < token.expires_ms:
             self._parts.on_ended()
-        return Grant(replace(token, facts=facts), text, ttl_s, life.warnings)
+        ttl_s, late = _within(life.ttl_s, (renewal.expires_ms - now_ms) // 1_000)
+        return Grant(replace(token, facts=facts), text, ttl_s or 0, (*life.warnings, *late))
 
     # ended ----------------------------------------------------------------------------------------------------------
 
@@ -181,6 +176,13 @@ class Tokens:
         ended = await self._store.end_tokens(numbers, children=children)
         self._parts.callers.forget(ended)
         self._parts.on_ended()
+
+
+def _within(ttl_s: int | None, left_s: int | None) -> tuple[int | None, list[str]]:
+    """As much of a life as the parent's end leaves (None: all), which the store keeps to, and a warning where that is not all."""
+    if left_s is None or (ttl_s is not None and ttl_s <= left_s):
+        return ttl_s, []
+    return left_s, ["the parent token ends before this one would, and this one ends with it; renew the parent, then this one"]
 
 
 def _shown(token: Token, text: Secret | None, now_ms: int) -> TokenShown:

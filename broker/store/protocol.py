@@ -125,6 +125,14 @@ class Tally:
         return self.by_state.get(state, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRenewal:
+    """The new end of a token, and those of its descendants that now end sooner for it."""
+
+    expires_ms: int
+    shortened: Sequence[TokenNumber]
+
+
 class TokenEnd(StrEnum):
     """What happens to the children of a token that is ended."""
 
@@ -262,7 +270,10 @@ class Store(Protocol):
     # tokens ---------------------------------------------------------------------------------------------------------
 
     async def add_token(self, token: Token, *, ttl_s: int | None) -> bool:
-        """Writes a token that ends `ttl_s` from now (None: never). False when its parent (if any) has ended meanwhile."""
+        """Writes a token that ends `ttl_s` from now (None: never), or with its parent (if any) where that ends before.
+
+        False when its parent has ended meanwhile.
+        """
         ...
 
     async def token(self, number: TokenNumber) -> Token | None:
@@ -273,8 +284,11 @@ class Store(Protocol):
         """Tokens that have not ended, by number."""
         ...
 
-    async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> bool:
-        """Moves its end to `ttl_s` from now, and the end of leases that would outlive it. False when it has ended."""
+    async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> TokenRenewal | None:
+        """Moves its end to `ttl_s` from now, or to its parent's where that is sooner. None when it has ended.
+
+        Whatever would outlive it ends with it from the same commit on: its descendants, and its leases and theirs.
+        """
         ...
 
     async def use_token(self, number: TokenNumber) -> int | None:

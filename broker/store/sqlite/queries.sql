@@ -196,9 +196,20 @@ WHERE number > :after AND (expires IS NULL OR expires > :now) ORDER BY number LI
 -- name: renew_token
 UPDATE token SET expires = :expires, facts = :facts WHERE number = :number;
 
+-- name: descendants_beyond
+-- One that ends in time is passed over with its own children: they end no later.
+WITH RECURSIVE beyond (number) AS (
+    SELECT number FROM token
+    WHERE parent = :number AND parent <> 0 AND coalesce(expires, 9223372036854775807) > :until
+    UNION
+    SELECT token.number FROM beyond JOIN token ON token.parent = beyond.number AND token.parent <> 0
+    WHERE coalesce(token.expires, 9223372036854775807) > :until
+)
+SELECT number, parent, expires, uses, facts FROM token WHERE number IN (SELECT number FROM beyond) ORDER BY number;
+
 -- name: clamp_leases
 UPDATE lease SET due = :until
-WHERE token = :token AND live = 1 AND state = 3 AND due > :until;
+WHERE token IN (SELECT value FROM json_each(:numbers)) AND live = 1 AND state = 3 AND due > :until;
 
 -- name: end_leases_of_tokens
 UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL

@@ -24,7 +24,7 @@ from broker.model import (
     TokenNumber,
 )
 from broker.seal.keyring import Keyring
-from broker.store.protocol import AuditHead, Handout, Move, Refusal, Reservation, Step, Tally, TokenEnd
+from broker.store.protocol import AuditHead, Handout, Move, Refusal, Reservation, Step, Tally, TokenEnd, TokenRenewal
 from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
 from broker.store.sqlite.cipher import LeaseRow, TokenRow
 from broker.store.sqlite.due import Which
@@ -213,7 +213,7 @@ class SqliteStore:
         """See `Store.tokens`."""
         return await self._reader.scan(tokens.list_tokens, self.now_ms(), self._cipher, after=after, limit=limit)
 
-    async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> bool:
+    async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> TokenRenewal | None:
         """See `Store.renew_token`."""
         return await self._writer.do(tokens.renew_token, self._cipher, number, ttl_s=ttl_s, facts=facts)
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from broker.errors import SealBroken
-from broker.model import Token, TokenFacts, TokenNumber
-from broker.store.protocol import TokenEnd
+from broker.model import NO_TOKEN, Token, TokenFacts, TokenNumber
+from broker.store.protocol import TokenEnd, TokenRenewal
 from broker.store.sqlite.cipher import Cipher, TokenRow
 from broker.store.sqlite.intents import as_json
 from broker.store.sqlite.queries import SQL
 
 _log = structlog.get_logger(__name__)
 
+_NO_END = (1 << 63) - 1
+
 
 def add_token(db: sqlite3.Connection, now_ms: int, cipher: Cipher, token: Token, ttl_s: int | None) -> bool:
     """See `Store.add_token`."""
-    expires = None if ttl_s is None else now_ms + ttl_s * 1000
+    end = min(_NO_END if ttl_s is None else now_ms + ttl_s * 1000, _end_of(db, now_ms, cipher, token.parent))
+    expires = None if end == _NO_END else end
     values = {
         "number": token.number,
         "parent": token.parent,
@@ -34,16 +38,20 @@ def add_token(db: sqlite3.Connection, now_ms: int, cipher: Cipher, token: Token,
 
 def renew_token(
     db: sqlite3.Connection, now_ms: int, cipher: Cipher, number: TokenNumber, *, ttl_s: int, facts: TokenFacts
-) -> bool:
+) -> TokenRenewal | None:
     """See `Store.renew_token`."""
     row = db.execute(SQL["token"], {"number": number, "now": now_ms}).fetchone()
     if row is None:
-        return False
-    digest, expires = cipher.open_token(TokenRow(*row)).digest, now_ms + ttl_s * 1000
-    sealed = cipher.seal_token(number, expires, facts, digest)
-    db.execute(SQL["renew_token"], {"number": number, "expires": expires, "facts": sealed})
-    db.execute(SQL["clamp_leases"], {"token": number, "until": expires})
-    return True
+        return None
+    token = cipher.open_token(TokenRow(*row))
+    until = min(now_ms + ttl_s * 1000, _end_of(db, now_ms, cipher, token.parent))
+    late = list(_opened(cipher, db.execute(SQL["descendants_beyond"], {"number": number, "until": until}).fetchall()))
+    for changed in (replace(token, facts=facts), *late):
+        sealed = cipher.seal_token(changed.number, until, changed.facts, changed.digest)
+        db.execute(SQL["renew_token"], {"number": changed.number, "expires": until, "facts": sealed})
+    shortened = [descendant.number for descendant in late]
+    db.execute(SQL["clamp_leases"], {"numbers": as_json([number, *shortened]), "until": until})
+    return TokenRenewal(until, shortened)
 
 
 def use_token(db: sqlite3.Connection, now_ms: int, number: TokenNumber) -> int | None:
@@ -75,14 +83,26 @@ def end_expired_tokens(db: sqlite3.Connection, now_ms: int, cipher: Cipher, limi
 
 
 def list_tokens(db: sqlite3.Connection, now_ms: int, cipher: Cipher, *, after: TokenNumber, limit: int) -> Sequence[Token]:
-    """See `Store.tokens`. One that does not open is left out and logged: it is refused wherever it is used."""
-    tokens = []
-    for row in db.execute(SQL["tokens"], {"after": after, "limit": limit, "now": now_ms}):
+    """See `Store.tokens`."""
+    return list(_opened(cipher, db.execute(SQL["tokens"], {"after": after, "limit": limit, "now": now_ms})))
+
+
+def _end_of(db: sqlite3.Connection, now_ms: int, cipher: Cipher, number: TokenNumber) -> int:
+    """When a token ends, which none of its children may outlive; `_NO_END` for one that never does or is not there."""
+    if number == NO_TOKEN:
+        return _NO_END
+    row = db.execute(SQL["token"], {"number": number, "now": now_ms}).fetchone()
+    end = None if row is None else cipher.open_token(TokenRow(*row)).expires_ms
+    return _NO_END if end is None else end
+
+
+def _opened(cipher: Cipher, rows: Iterable[Sequence[Any]]) -> Iterator[Token]:
+    """One that does not open is left out and logged: it is refused wherever it is used."""
+    for row in rows:
         try:
-            tokens.append(cipher.open_token(TokenRow(*row)))
+            yield cipher.open_token(TokenRow(*row))
         except SealBroken as broken:
             _log.error("a token does not open and was passed over: revoke it by number", token=row[0], reason=str(broken))
-    return tokens
 
 
 def _orphan_children(db: sqlite3.Connection, cipher: Cipher, numbers: Collection[TokenNumber]) -> None:

@@ -208,10 +208,27 @@ async def test_a_renewal_counts_at_once(broker: Any) -> None:
 
 
 async def test_a_child_that_outlives_its_parent_is_warned(broker: Any) -> None:
-    """Since it ends with it."""
-    parent = await broker.new_token(ttl="10m")
-    body = (await broker("POST", "auth/token/create", {"ttl": "1h", "policies": "default"}, token=parent)).body
+    """Since it ends with it, and so does its lease; it may have more time when its parent has."""
+    parent = await broker.new_token(ttl="1m")
+    body = (await broker("POST", "auth/token/create", {"ttl": "1h"}, token=parent)).body
     assert any("the parent token ends before" in warning for warning in body["warnings"])
+    child = body["auth"]["client_token"]
+    assert 50 < body["auth"]["lease_duration"] <= 60
+    assert (await broker("GET", "database/creds/app", token=child)).body["lease_duration"] <= 60
+    renewed = (await broker("POST", "auth/token/renew-self", token=child)).body
+    assert any("the parent token ends before" in warning for warning in renewed["warnings"])
+    await broker("POST", "auth/token/renew-self", {"increment": "10m"}, token=parent)
+    renewed = (await broker("POST", "auth/token/renew-self", {"increment": "5m"}, token=child)).body
+    assert (renewed["auth"]["lease_duration"], renewed["warnings"]) == (300, None)
+
+
+async def test_a_child_that_was_seen_lately_is_shortened_too(broker: Any) -> None:
+    """What is remembered of it is forgotten when its parent's end moves nearer."""
+    parent = await broker.new_token(ttl="1h")
+    child = (await broker("POST", "auth/token/create", {"ttl": "1h"}, token=parent)).body["auth"]["client_token"]
+    assert (await broker("GET", "database/creds/app", token=child)).body["lease_duration"] > 3_500
+    await broker("POST", "auth/token/renew-self", {"increment": "1m"}, token=parent)
+    assert (await broker("GET", "database/creds/app", token=child)).body["lease_duration"] <= 60
 
 
 async def test_expired_tokens_end_with_their_leases(broker: Any, gone: Any, eventually: Any) -> None:

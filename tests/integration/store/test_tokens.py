@@ -77,9 +77,10 @@ async def test_renewal_moves_the_end_and_keeps_the_digest(book: Any) -> None:
     number = await book.token(ttl_s=10)
     before = await book.store.token(number)
     await book.shift(5)
-    assert await book.store.renew_token(number, ttl_s=60, facts=FACTS)
+    renewal = await book.store.renew_token(number, ttl_s=60, facts=FACTS)
     after = await book.store.token(number)
-    assert after.expires_ms == book.store.now_ms() + 60_000
+    assert after.expires_ms == renewal.expires_ms == book.store.now_ms() + 60_000
+    assert list(renewal.shortened) == []
     assert (after.digest, after.facts) == (before.digest, FACTS)
 
 
@@ -92,6 +93,51 @@ async def test_renewal_that_shortens_a_token_shortens_its_leases(book: Any) -> N
     now = book.store.now_ms()
     due = [(await book.lease(number)).due_ms - now for number in (long, short, reserved, other)]
     assert due == [60_000, 10_000, HOUR_MS, HOUR_MS]
+
+
+async def ends_in_s(book: Any, *numbers: TokenNumber) -> list[float | None]:
+    """How many seconds tokens have left; None for ever."""
+    ends = [(await book.store.token(number)).expires_ms for number in numbers]
+    return [None if end is None else (end - book.store.now_ms()) / 1_000 for end in ends]
+
+
+async def test_child_ends_with_its_parent_at_the_latest(book: Any) -> None:
+    """Whatever it was made for; one that ends before, or whose parent never ends, is left alone."""
+    root = await book.token()
+    parent = await book.token(parent=root, ttl_s=60)
+    longer, endless = await book.token(parent=parent, ttl_s=3_600), await book.token(parent=parent)
+    shorter = await book.token(parent=parent, ttl_s=10)
+    grandchild = await book.token(parent=longer, ttl_s=3_600)
+    assert await ends_in_s(book, parent, longer, endless, shorter, grandchild) == [60, 60, 60, 10, 60]
+    assert await ends_in_s(book, await book.token(parent=root, ttl_s=3_600), await book.token(parent=root)) == [3_600, None]
+
+
+async def test_child_is_renewed_up_to_the_end_of_its_parent(book: Any) -> None:
+    """So it gets more when its parent was renewed before."""
+    parent = await book.token(ttl_s=60)
+    child = await book.token(parent=parent, ttl_s=10)
+    renewal = await book.store.renew_token(child, ttl_s=3_600, facts=FACTS)
+    assert renewal.expires_ms == book.store.now_ms() + 60_000
+    assert (await book.store.renew_token(parent, ttl_s=600, facts=FACTS)).shortened == []
+    assert await ends_in_s(book, parent, child) == [600, 60]
+    await book.store.renew_token(child, ttl_s=300, facts=FACTS)
+    assert await ends_in_s(book, child) == [300]
+
+
+async def test_renewal_that_shortens_a_token_shortens_its_descendants(book: Any) -> None:
+    """All generations and their leases, in the same commit; what ends before is left alone with its own."""
+    parent = await book.token(ttl_s=7_200)
+    child = await book.token(parent=parent, ttl_s=3_600)
+    grandchild, brief = await book.token(parent=child, ttl_s=3_600), await book.token(parent=child, ttl_s=30)
+    stranger = await book.token(ttl_s=3_600)
+    before = await book.store.token(grandchild)
+    leases = [await book.active(number) for number in (child, grandchild, stranger)]
+    renewal = await book.store.renew_token(parent, ttl_s=60, facts=FACTS)
+    assert list(renewal.shortened) == [child, grandchild]
+    assert await ends_in_s(book, parent, child, grandchild, brief, stranger) == [60, 60, 60, 30, 3_600]
+    assert [(await book.lease(lease)).due_ms - book.store.now_ms() for lease in leases] == [60_000, 60_000, HOUR_MS]
+    after = await book.store.token(grandchild)
+    assert (after.facts, after.digest, after.parent) == (before.facts, before.digest, child)
 
 
 async def test_uses_are_taken_one_by_one(book: Any) -> None:
