@@ -310,8 +310,8 @@ async def test_enabling_survives_a_slow_creation(engine: Engine, fragile: Postgr
 async def test_settings_of_the_database_do_not_reach_us(engine: Engine, fragile: PostgresServer, watcher: Any) -> None:
     """What the owner of the database sets for it does not change what our statements mean or whether they run."""
     await watcher.execute(
-        "CREATE ROLE trap; CREATE SCHEMA evil; CREATE FUNCTION evil.format(text, name, text, text) RETURNS text LANGUAGE sql AS"
-        " 'SELECT ''ALTER ROLE trap SUPERUSER'''; ALTER DATABASE postgres SET search_path = evil, pg_catalog;"
+        "CREATE ROLE trap; CREATE SCHEMA evil; CREATE FUNCTION evil.pg_get_userbyid(int) RETURNS name LANGUAGE sql AS"
+        " 'SELECT ''trap''::name'; ALTER DATABASE postgres SET search_path = evil, pg_catalog;"
         " ALTER DATABASE postgres SET role = 'trap'; ALTER DATABASE postgres SET default_transaction_read_only = on;"
         " ALTER DATABASE postgres SET client_min_messages = error; ALTER DATABASE postgres SET statement_timeout = 1;"
         " ALTER DATABASE postgres SET standard_conforming_strings = off; ALTER DATABASE postgres SET DateStyle = 'German'"
@@ -322,7 +322,6 @@ async def test_settings_of_the_database_do_not_reach_us(engine: Engine, fragile:
     [outcome] = await fresh.enable([Extension(user=user, lifetime_ms=60_000)])
     assert outcome.error is None
     assert await removed(fresh, user)
-    assert not await watcher.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = 'trap'")
     await fresh.close()
 
 
@@ -346,3 +345,18 @@ def test_secrets_do_not_show_in_an_engine(fragile: PostgresServer) -> None:
     engine = Engine("quiet", config(fragile, password="hush-hush"), ORIGIN)
     assert "hush" not in f"{engine!r} {engine._settings!r} {engine._lanes._connector.target!r}"
     assert Secret("hush-hush") == engine._settings.password
+
+
+async def test_no_old_connection_is_trusted_after_one_was_given_up(engine: Engine, watcher: Any) -> None:
+    """When a call got no answer, the other connections may lead nowhere too: each is replaced before its next use."""
+    async with engine._lanes.enabling.session() as session:
+        before = session.greeting.pid
+    async with engine._lanes.enabling.session() as session:
+        assert session.greeting.pid == before
+    await watcher.execute("SELECT pg_advisory_lock(77)")
+    calling = asyncio.create_task(engine.create(await order(engine, 1, "SELECT pg_advisory_xact_lock(77)")))
+    await _until(watcher, "SELECT count(*) FROM pg_locks WHERE objid = 77 AND NOT granted", 1)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    async with engine._lanes.enabling.session() as session:
+        assert session.greeting.pid != before
