@@ -72,6 +72,7 @@ class LeaseShown(BaseModel):
     state: str = Field(description="Where it is in its life: `active`, `revoking`, `stuck` ...")
     stage: str = Field(description="What has been done already of its revocation.")
     username: str = Field(description="The database user that was made for it.")
+    failing_since: str | None = Field(None, description="Since when its revocation has been failing (RFC 3339).")
     revoke_error: str = Field("", description="Why its revocation has failed so far.")
     remedy: list[str] = Field(default_factory=list, description="Statements that let a stuck revocation finish.")
 
@@ -83,4 +84,5 @@ class StuckLease(BaseModel):
     mount_id: str = Field(description="Accessor of the mount that it belongs to.")
     error: str = Field(description="The last failure.")
     username: str = Field(description="The database user that is still there, without login.")
+    failing_since: str | None = Field(description="Since when its revocation has been failing (RFC 3339).")
     remedy: list[str] = Field(description="Statements that let its revocation finish.")

@@ -27,6 +27,8 @@ class LeaseView:
     state: str
     stage: str
     username: str
+    failing_since_ms: int | None
+    """When its revocation failed for the first time; None where it has not."""
     revoke_error: str
     remedy: tuple[str, ...]
 
@@ -86,6 +88,7 @@ class Query:
             state=lease.state.name.lower(),
             stage=lease.stage.name.lower(),
             username=facts.username,
+            failing_since_ms=facts.failing_since_ms or None,
             revoke_error=facts.failure,
             remedy=facts.remedy,
         )

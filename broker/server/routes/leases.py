@@ -116,18 +116,23 @@ def _shown(view: LeaseView) -> dict[str, object]:
         path=view.path,
         issue_time=rfc3339(view.issue_ms),
         expire_time=rfc3339(view.expire_ms),
-        last_renewal=None if view.last_renewal_ms is None else rfc3339(view.last_renewal_ms),
+        last_renewal=_time(view.last_renewal_ms),
         renewable=view.renewable,
         ttl=view.ttl_s,
         capped_by=view.capped_by,
         state=view.state,
         stage=view.stage,
         username=view.username,
+        failing_since=_time(view.failing_since_ms),
         revoke_error=view.revoke_error,
         remedy=list(view.remedy),
     )
-    hidden = {field for field in ("revoke_error", "remedy") if not getattr(shown, field)}
+    hidden = {field for field in ("failing_since", "revoke_error", "remedy") if not getattr(shown, field)}
     return shown.model_dump(exclude=hidden)
+
+
+def _time(at_ms: int | None) -> str | None:
+    return None if at_ms is None else rfc3339(at_ms)
 
 
 def _stuck(view: LeaseView) -> dict[str, object]:
@@ -136,5 +141,6 @@ def _stuck(view: LeaseView) -> dict[str, object]:
         mount_id=_DATABASE_ACCESSOR,
         error=view.revoke_error,
         username=view.username,
+        failing_since=_time(view.failing_since_ms),
         remedy=list(view.remedy),
     ).model_dump()

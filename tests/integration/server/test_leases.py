@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from broker.leases.query import LeaseView, Query
+
 
 @pytest.fixture
 async def lease(broker: Any) -> dict[str, Any]:
@@ -144,6 +146,46 @@ async def test_stuck_leases_are_counted_and_listed(broker: Any) -> None:
     assert (await broker("GET", "sys/leases/count?type=other")).status == 404
     answer = await broker("GET", "sys/leases?type=irrevocable&limit=0")
     assert answer.status == 400
+
+
+async def test_lookup_says_since_when_a_revocation_fails(broker: Any, database: Any, lease: dict[str, Any]) -> None:
+    """With the failure; a lease that has not failed has no such fields."""
+    named = {"lease_id": lease["lease_id"]}
+    assert not {"failing_since", "revoke_error"} & (await broker("PUT", "sys/leases/lookup", named)).body["data"].keys()
+    database.down = True
+    assert (await broker("PUT", "sys/leases/revoke", named)).status == 503
+    data = (await broker("PUT", "sys/leases/lookup", named)).body["data"]
+    assert data["revoke_error"]
+    assert data["issue_time"] <= data["failing_since"]
+    assert data["failing_since"].endswith("Z")
+
+
+async def test_a_stuck_lease_is_listed_with_its_age(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since when it fails, why, and what would let it finish."""
+    view = LeaseView(
+        lease_id="database/creds/app/x",
+        path="database/creds/app",
+        issue_ms=0,
+        expire_ms=1_000,
+        last_renewal_ms=None,
+        renewable=False,
+        ttl_s=0,
+        capped_by="",
+        state="stuck",
+        stage="disabled",
+        username="v-app",
+        failing_since_ms=1_800_000_000_000,
+        revoke_error="it owns a table",
+        remedy=("DROP TABLE t",),
+    )
+
+    async def stuck(_query: Query, _limit: int) -> list[LeaseView]:
+        return [view]
+
+    monkeypatch.setattr(Query, "stuck", stuck)
+    (shown,) = (await broker("GET", "sys/leases?type=irrevocable")).body["data"]["leases"]
+    assert (shown["failing_since"], shown["error"]) == ("2027-01-15T08:00:00.000000000Z", "it owns a table")
+    assert shown["remedy"] == ["DROP TABLE t"]
 
 
 async def test_the_default_policy_renews_and_looks_up(broker: Any, lease: dict[str, Any]) -> None:
