@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +27,7 @@ class Guard:
     """Wraps one connection's engine and meets `Engine` itself.
 
     Beyond the protocol it raises `DatabaseUnavailable` at once while the breaker is open, and for a verb over its time limit
-    (which may have been done: nothing may be assumed); and `LimitExceeded` from `create`. Batch verbs answer for every user,
+    (which may have been done: nothing may be assumed). Batch verbs answer for every user,
     in the order asked. No lock: calls run side by side, as many as the engine takes.
     """
 
@@ -44,7 +45,7 @@ class Guard:
         self._name = name
         self._settings = settings
         self._watch = Watch(engine, name, settings, metrics, clock, secrets)
-        self._creating = 0
+        self._places_taken = 0
 
     @property
     def traits(self) -> Traits:
@@ -54,6 +55,24 @@ class Guard:
     def refuse_if_open(self) -> None:
         """Raises `DatabaseUnavailable` while the breaker is open: for who has to spend something before it calls a verb."""
         self._watch.refuse_if_open()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of `max_in_flight` places to make a user on demand, for the block: `create` is called in one.
+
+        Raises `LimitExceeded` at once where all are taken, so that nothing is spent on a user that can't be made now.
+        """
+        limit = self._settings.max_in_flight
+        if self._places_taken >= limit:
+            raise LimitExceeded(
+                f"{limit} users are being made on connection {self._name} already (engines.max_in_flight)",
+                limit="max_in_flight",
+            )
+        self._places_taken += 1
+        try:
+            yield
+        finally:
+            self._places_taken -= 1
 
     async def open(self) -> Health:
         """See `Engine.open`; after failures it is the breaker's probe, like any other call."""
@@ -84,19 +103,9 @@ class Guard:
         return self._watch.clean_at_once("check_terms", partial(self._engine.check_terms, terms))
 
     async def create(self, order: NewUser) -> str:
-        """See `Engine.create`. Raises `LimitExceeded` while `max_in_flight` users are being made on this connection."""
-        limit = self._settings.max_in_flight
-        if self._creating >= limit:
-            raise LimitExceeded(
-                f"{limit} users are being made on connection {self._name} already (engines.max_in_flight)",
-                limit="max_in_flight",
-            )
-        self._creating += 1
-        try:
-            run = partial(self._engine.create, order)
-            return await self._watch.call("create", self._settings.issue_timeout_s, run, _secrets_of([order]))
-        finally:
-            self._creating -= 1
+        """See `Engine.create`."""
+        run = partial(self._engine.create, order)
+        return await self._watch.call("create", self._settings.issue_timeout_s, run, _secrets_of([order]))
 
     async def prepare(self, orders: Sequence[NewUser]) -> Sequence[Outcome]:
         """See `Engine.prepare`."""

@@ -7,25 +7,26 @@ durable, then the caller hears the password. From the prepared: see `broker.leas
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 
-from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
 from broker.deadline import Deadlines
 from broker.engines.protocol import Engine, Extension, NewUser, Password
 from broker.errors import (
-    BrokerError,
+    AuditUnavailable,
     DatabaseUnavailable,
     InvalidRequest,
     LimitExceeded,
     PermissionDenied,
     StoreUnavailable,
     Unavailable,
+    UserMissing,
     UserNameTaken,
 )
 from broker.leases import lifecycle
+from broker.leases.again import give_again, worth_giving
+from broker.leases.ask import Ask, Issued, Plan, RequestRecord, ask_key, on_record
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.prepare import Pools
@@ -33,52 +34,18 @@ from broker.leases.pump import HandoutItem, Pump
 from broker.leases.recipe import recipe
 from broker.leases.ttl import Bounds, Ttl, resolve
 from broker.leases.turns import Turns
-from broker.model import Accessor, Lease, LeaseFacts, LeaseId, LeaseNumber, LeaseState, Terms, TokenNumber
+from broker.model import Lease, LeaseFacts, LeaseNumber, Terms
 from broker.secret import Secret
 from broker.store.protocol import Handout, Limits, Move, Refusal, Reservation
 
+__all__ = ["Ask", "Issued", "Issuer"]
+
 _NAME_ATTEMPTS = 4
 _HANDOUT_ATTEMPTS = 4
+_MISSING_MOST = 2
+"""One missing user was dropped by somebody; two in a row tell of a database that was set back and lost more."""
 _RESERVED_GRACE_MS = 60_000
 """How long past its own time limit an intent is left alone before it counts as abandoned."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
-    """A lease as its caller hears of it, once."""
-
-    lease_id: LeaseId
-    ttl_s: int
-    username: str
-    password: Secret
-    warnings: tuple[str, ...] = ()
-    capped_by: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What a caller asks for, and the audit entries that surround the answer."""
-
-    role: str
-    mount: str
-    token: TokenNumber
-    accessor: Accessor
-    display_name: str
-    token_expires_ms: int | None
-    idempotency_key: str
-    request_entry: bytes
-    """Durable before any statement reaches a database."""
-    response_entry: Callable[[Issued], bytes]
-    """Durable before `Issuer.issue` returns."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    role: Role
-    connection: Connection
-    ttl: Ttl
-    limits: Limits
-    ask_key: bytes | None
 
 
 class Issuer:
@@ -94,31 +61,38 @@ class Issuer:
     async def issue(self, ask: Ask) -> Issued:
         """A new lease, or the same one again where the caller may ask twice.
 
-        Both audit entries are durable when this returns; when it raises, the request entry is, unless the audit log itself failed.
+        Both audit entries are durable when this returns; when it raises, the request entry is, unless it raises `AuditUnavailable`.
         Raises `InvalidRequest`, `PermissionDenied` (the token ended meanwhile), `LimitExceeded`, `EngineError`, `Unavailable`.
         A cancelled or timed-out issue leaves an intent behind that is removed in the background.
         """
-        parts = self._parts
-        try:
-            plan = self._plan(ask)
-        except BrokerError:
-            await parts.trail.record([ask.request_entry])
-            raise
+        parts, request = self._parts, RequestRecord(ask.request_entry)
         parts.issuing += 1
         try:
-            with self._deadlines.within(parts.settings.issue_timeout_s):
+            return await self._in_time(ask, self._plan(ask, request))
+        except asyncio.CancelledError:
+            with suppress(AuditUnavailable):
+                await on_record(parts.trail, [request])
+            raise
+        except Exception:
+            # Whoever refused may have done so before anything was to be recorded; what is on record already costs nothing here.
+            await on_record(parts.trail, [request])
+            raise
+        finally:
+            parts.issuing -= 1
+
+    async def _in_time(self, ask: Ask, plan: Plan) -> Issued:
+        limit_s = self._parts.settings.issue_timeout_s
+        try:
+            with self._deadlines.within(limit_s):
                 if plan.ask_key is None:
                     return await self._fresh(ask, plan)
                 return await self._same_or_fresh(ask, plan, plan.ask_key)
         except TimeoutError:
             raise DatabaseUnavailable(
-                f"connection {plan.connection.name}: no user within {parts.settings.issue_timeout_s:g} s; what was begun is removed",
-                retry_after_s=5,
+                f"connection {plan.connection.name}: no user within {limit_s:g} s; what was begun is removed", retry_after_s=5
             ) from None
-        finally:
-            parts.issuing -= 1
 
-    def _plan(self, ask: Ask) -> _Plan:
+    def _plan(self, ask: Ask, request: RequestRecord) -> Plan:
         catalog, settings = self._parts.catalog, self._parts.settings
         role = catalog.role(ask.role)
         if role is None:
@@ -130,7 +104,7 @@ class Issuer:
         if ttl.seconds <= 0:
             raise PermissionDenied
         limits = Limits(per_role=role.max_leases or settings.max_per_role, per_token=settings.max_per_token)
-        return _Plan(role, connection, ttl, limits, _ask_key(ask, role))
+        return Plan(role, connection, ttl, limits, ask_key(ask, role), request)
 
     def bounds(self, role: Role, *, token_expires_ms: int | None, age_s: int = 0) -> Bounds:
         """What limits a lease of `role` that has lived `age_s` seconds."""
@@ -143,70 +117,47 @@ class Issuer:
 
     # asked before -----------------------------------------------------------------------------------------------------
 
-    async def _same_or_fresh(self, ask: Ask, plan: _Plan, ask_key: bytes) -> Issued:
-        async with self._turns.take(ask_key):
-            lease = await self._parts.store.asked(ask_key)
+    async def _same_or_fresh(self, ask: Ask, plan: Plan, key: bytes) -> Issued:
+        async with self._turns.take(key):
+            lease = await self._parts.store.asked(key)
             if lease is None:
                 return await self._fresh(ask, plan)
-            if self._worth_giving(ask, plan, lease):
-                return await self._again(ask, lease)
-            await self._parts.store.free_ask(ask_key)
+            if worth_giving(self._parts, ask, plan, lease):
+                return await give_again(self._parts, ask, plan, lease)
+            await self._parts.store.free_ask(key)
             return await self._fresh(ask, plan)
-
-    def _worth_giving(self, ask: Ask, plan: _Plan, lease: Lease) -> bool:
-        """A repeated idempotency key gets its lease to its end; re-issue wants half of the time to live still ahead."""
-        left_ms = lifecycle.ends_ms(lease) - self._parts.store.now_ms()
-        if ask.idempotency_key:
-            return lease.state is LeaseState.RESERVED or left_ms > 0
-        return lease.state is LeaseState.ACTIVE and lease.facts.password is not None and left_ms >= plan.ttl.seconds * 500
-
-    async def _again(self, ask: Ask, lease: Lease) -> Issued:
-        if lease.state is not LeaseState.ACTIVE or lease.facts.password is None:
-            await self._parts.trail.record([ask.request_entry])
-            raise Unavailable("the first request with this Idempotency-Key is still being answered", retry_after_s=1)
-        left_s = max(0, (lifecycle.ends_ms(lease) - self._parts.store.now_ms()) // 1_000)
-        issued = self._issued(lease.number, lease.facts, Ttl(left_s, lease.facts.capped_by), lease.facts.password)
-        await self._parts.trail.record([ask.request_entry])
-        # The first answer's login may have been lost with the process that gave it.
-        engine = await self._parts.catalog.engine(lease.connection)
-        if engine.traits.prepares:
-            await self._enable_again(engine, lease, left_s)
-        await self._parts.trail.record([ask.response_entry(issued)])
-        return issued
-
-    async def _enable_again(self, engine: Engine, lease: Lease, left_s: int) -> None:
-        parts = self._parts
-        parts.busy.add(lease.number)
-        try:
-            # Read once more now that revocation leaves it alone: a login must not be turned on after it was turned off.
-            now = await parts.store.lease(lease.number)
-            if now is None or now.state is not LeaseState.ACTIVE:
-                raise Unavailable(
-                    "the lease of the first request with this key was ended meanwhile: ask again", retry_after_s=1
-                )
-            extension = Extension(user=parts.markers.of(lease), lifetime_ms=left_s * 1_000)
-            for outcome in await engine.enable([extension]):
-                if outcome.error is not None:
-                    raise outcome.error
-        finally:
-            parts.busy.discard(lease.number)
 
     # prepared ---------------------------------------------------------------------------------------------------------
 
-    async def _fresh(self, ask: Ask, plan: _Plan) -> Issued:
+    async def _fresh(self, ask: Ask, plan: Plan) -> Issued:
         if plan.role.prepared_users:
-            for _ in range(_HANDOUT_ATTEMPTS):
-                lease = await self._pools.take(plan.role, plan.connection)
-                if lease is None:
-                    break
-                issued = await self._hand_out(ask, plan, lease)
-                if issued is not None:
-                    self._parts.metrics.prepared_hits.labels(plan.role.name).inc()
-                    return issued
+            issued = await self._from_the_prepared(ask, plan)
+            if issued is not None:
+                self._parts.metrics.prepared_hits.labels(plan.role.name).inc()
+                return issued
             self._parts.metrics.prepared_misses.labels(plan.role.name).inc()
         return await self._on_demand(ask, plan)
 
-    async def _hand_out(self, ask: Ask, plan: _Plan, lease: Lease) -> Issued | None:
+    async def _from_the_prepared(self, ask: Ask, plan: Plan) -> Issued | None:
+        """A lease of a user that was prepared; None when there is none ready, or others were faster, or the database lost them."""
+        missing = 0
+        for _ in range(_HANDOUT_ATTEMPTS):
+            lease = await self._pools.take(plan.role, plan.connection)
+            if lease is None:
+                return None
+            try:
+                issued = await self._hand_out(ask, plan, lease)
+            except UserMissing:
+                missing += 1
+                if missing == _MISSING_MOST:
+                    await self._pools.discard(plan.role)
+                    return None
+            else:
+                if issued is not None:
+                    return issued
+        return None
+
+    async def _hand_out(self, ask: Ask, plan: Plan, lease: Lease) -> Issued | None:
         password = lease.facts.password
         if password is None:
             raise StoreUnavailable(f"prepared user {lease.number} has no password")
@@ -222,7 +173,7 @@ class Issuer:
                 ask_key=plan.ask_key,
             ),
             extension=Extension(user=self._parts.markers.user(lease.number, facts), lifetime_ms=plan.ttl.seconds * 1_000),
-            request_entry=ask.request_entry,
+            request=plan.request,
             respond=lambda: ask.response_entry(issued),
         )
         try:
@@ -238,20 +189,18 @@ class Issuer:
 
     # on demand --------------------------------------------------------------------------------------------------------
 
-    async def _on_demand(self, ask: Ask, plan: _Plan) -> Issued:
-        try:
-            engine = await self._parts.catalog.engine_for(plan.connection)
-            # A database that is away gets no intents, each of which would have to be revoked there.
-            engine.refuse_if_open()
-            password = await engine.new_password()
-            username = engine.user_name(ask.display_name, plan.role.name)
-        except BrokerError:
-            await self._parts.trail.record([ask.request_entry])
-            raise
-        entries: list[bytes] = [ask.request_entry]
+    async def _on_demand(self, ask: Ask, plan: Plan) -> Issued:
+        engine = await self._parts.catalog.engine_for(plan.connection)
+        # A database that is away or has enough to do gets no intents, each of which would have to be revoked there.
+        engine.refuse_if_open()
+        with engine.place():
+            return await self._first_free_name(ask, plan, engine)
+
+    async def _first_free_name(self, ask: Ask, plan: Plan, engine: Engine) -> Issued:
+        password = await engine.new_password()
+        username = engine.user_name(ask.display_name, plan.role.name)
         for _ in range(_NAME_ATTEMPTS):
-            number, facts = await self._reserve(ask, plan, self._facts(ask, plan, username, keep=password.text), entries)
-            entries = []
+            number, facts = await self._reserve(ask, plan, self._facts(ask, plan, username, keep=password.text))
             try:
                 return await self._make(ask, plan, engine, password, number, facts)
             except UserNameTaken:
@@ -260,9 +209,7 @@ class Issuer:
             f"connection {plan.connection.name}: {_NAME_ATTEMPTS} generated names were all taken; check username_template"
         )
 
-    async def _reserve(
-        self, ask: Ask, plan: _Plan, facts: LeaseFacts, entries: Sequence[bytes]
-    ) -> tuple[LeaseNumber, LeaseFacts]:
+    async def _reserve(self, ask: Ask, plan: Plan, facts: LeaseFacts) -> tuple[LeaseNumber, LeaseFacts]:
         """Barrier 1: the intent and the request entry, both durable."""
         parts = self._parts
         number = LeaseNumber(parts.numbers.next())
@@ -276,7 +223,7 @@ class Issuer:
             ask_key=plan.ask_key,
         )
         reserved, recorded = await asyncio.gather(
-            parts.store.reserve([reservation]), parts.trail.record(entries), return_exceptions=True
+            parts.store.reserve([reservation]), on_record(parts.trail, [plan.request]), return_exceptions=True
         )
         if isinstance(reserved, BaseException):
             raise reserved
@@ -287,7 +234,7 @@ class Issuer:
         return number, facts
 
     async def _make(
-        self, ask: Ask, plan: _Plan, engine: Engine, password: Password, number: LeaseNumber, facts: LeaseFacts
+        self, ask: Ask, plan: Plan, engine: Engine, password: Password, number: LeaseNumber, facts: LeaseFacts
     ) -> Issued:
         """The statements, then barrier 2: `active` and the response entry, both durable."""
         parts = self._parts
@@ -338,7 +285,7 @@ class Issuer:
 
     # small things -----------------------------------------------------------------------------------------------------
 
-    def _facts(self, ask: Ask, plan: _Plan, username: str, *, keep: Secret, identity: str = "") -> LeaseFacts:
+    def _facts(self, ask: Ask, plan: Plan, username: str, *, keep: Secret, identity: str = "") -> LeaseFacts:
         now = self._parts.store.now_ms()
         terms = plan.role.terms
         return LeaseFacts(
@@ -370,7 +317,7 @@ class Issuer:
         )
 
 
-def _raise_for(refusal: Refusal | None, plan: _Plan) -> None:
+def _raise_for(refusal: Refusal | None, plan: Plan) -> None:
     if refusal is None:
         return
     if refusal is Refusal.TOKEN_ENDED:
@@ -392,12 +339,3 @@ def _raise_first(*results: object) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def _ask_key(ask: Ask, role: Role) -> bytes | None:
-    """16 bytes for "the same question": token, path and the client's key; or token and path alone where the role re-issues."""
-    if not ask.idempotency_key and not role.reissue:
-        return None
-    kind = "idempotency" if ask.idempotency_key else "reissue"
-    question = f"{kind}\x00{ask.token}\x00{role.path}\x00{ask.idempotency_key}"
-    return hashlib.blake2b(question.encode(), digest_size=16, person=b"broker/ask/v1").digest()

@@ -95,6 +95,13 @@ class Pools:
         if now is not None and now.state is LeaseState.PREPARED:
             window.ready.appendleft(lease)
 
+    async def discard(self, role: Role) -> None:
+        """Ends the users within reach: the database has lost some of them, perhaps all. The next refill makes others."""
+        ready = list(self._window(role).ready)
+        self._window(role).ready.clear()
+        await self._parts.store.move([_unwanted(lease, "lost by the database") for lease in ready])
+        self._parts.wake_expiry()
+
     async def refill(self, role: Role, most: int) -> int:
         """Makes one batch of `most` users at most where the pool is short; answers how many were made. Gives way to requests.
 
@@ -136,7 +143,7 @@ class Pools:
                 else:
                     unwanted.append(lease)
         if unwanted:
-            await self._parts.store.move([_unwanted(lease) for lease in unwanted])
+            await self._parts.store.move([_unwanted(lease, "role changed") for lease in unwanted])
             self._windows.pop(role_path, None)
             self._parts.wake_expiry()
         return len(unwanted)
@@ -298,11 +305,11 @@ def _abandoned(number: LeaseNumber, facts: LeaseFacts) -> Move:
     )
 
 
-def _unwanted(lease: Lease) -> Move:
+def _unwanted(lease: Lease, reason: str) -> Move:
     return Move(
         number=lease.number,
         expect=lifecycle.expected(Event.UNWANTED),
         to=lifecycle.target(Event.UNWANTED),
         due_in_ms=0,
-        facts=replace(lease.facts, password=None, reason="role changed"),
+        facts=replace(lease.facts, password=None, reason=reason),
     )

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from broker.catalog.connections import Connection
 from broker.engines.guard import Guard
 from broker.engines.protocol import Extension, Outcome
-from broker.errors import BrokerError, EngineError, LimitExceeded, Unavailable
+from broker.errors import EngineError, LimitExceeded, Unavailable
 from broker.leases import lifecycle
+from broker.leases.ask import RequestRecord, on_record
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, LeaseNumber
@@ -36,7 +37,7 @@ class HandoutItem:
 
     handout: Handout
     extension: Extension
-    request_entry: bytes
+    request: RequestRecord
     respond: Callable[[], bytes]
     done: asyncio.Future[Refusal | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -76,9 +77,9 @@ class Pump:
     async def hand_out(self, connection: Connection, item: HandoutItem) -> Refusal | None:
         """Carries `item` through both barriers. None: its user can log in and both entries are durable.
 
-        A refusal left everything as it was, with the request entry durable. Raises `LimitExceeded` when too many wait,
-        `DatabaseUnavailable` or another `EngineError` when the login could not be turned on (the lease is being revoked then),
-        `AuditUnavailable`, `StoreUnavailable`. When it is cancelled, the user stays prepared or its lease is revoked.
+        A refusal left everything as it was. Raises `LimitExceeded` when too many wait, `DatabaseUnavailable` or another `EngineError`
+        when the login could not be turned on (the lease is being revoked then), `AuditUnavailable`, `StoreUnavailable`; then the
+        request entry may not be written yet. When it is cancelled, the user stays prepared or its lease is revoked.
         """
         lane = self._lanes.get(connection.number)
         if lane is None:
@@ -129,7 +130,7 @@ class _Lane:
         busy = {item.handout.number for item in items}
         self._parts.busy |= busy
         try:
-            engine = await self._engine(items)
+            engine = await self._engine()
             claimed = await self._claim([item for item in items if not item.abandoned])
             enabled = await self._enable(engine, claimed) if claimed else ()
             if enabled:
@@ -140,14 +141,10 @@ class _Lane:
         finally:
             self._parts.busy -= busy
 
-    async def _engine(self, items: Sequence[HandoutItem]) -> Guard:
+    async def _engine(self) -> Guard:
         """The engine, asked for first: while a database is away its prepared users must not be used up."""
-        try:
-            engine = await self._parts.catalog.engine_for(self._connection)
-            engine.refuse_if_open()
-        except BrokerError:
-            await self._parts.trail.record([item.request_entry for item in items])
-            raise
+        engine = await self._parts.catalog.engine_for(self._connection)
+        engine.refuse_if_open()
         return engine
 
     async def _claim(self, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:
@@ -157,7 +154,7 @@ class _Lane:
             return ()
         refusals, recorded = await asyncio.gather(
             parts.store.hand_out([item.handout for item in items]),
-            parts.trail.record([item.request_entry for item in items]),
+            on_record(parts.trail, [item.request for item in items]),
             return_exceptions=True,
         )
         if isinstance(refusals, BaseException):

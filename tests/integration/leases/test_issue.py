@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
+from broker.engines.settings import EngineSettings
 from broker.errors import (
     AuditUnavailable,
     DatabaseUnavailable,
@@ -19,6 +21,7 @@ from broker.errors import (
     Unavailable,
     UserNameTaken,
 )
+from broker.leases import pump
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState, Stage
 from broker.store.protocol import TokenEnd
@@ -260,6 +263,102 @@ async def test_an_ask_that_cannot_be_served_is_on_record(rig: Any, token: Any, r
     assert rig.entries()[-1]["request"]["path"] == f"database/creds/{role}"
 
 
+@pytest.mark.parametrize("role", ["app", "again", "pooled"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before store.reserve",
+        "before store.hand_out",
+        "before store.prepared",
+        "before store.asked",
+        "before store.free_ask",
+        "before main.enable",
+        "before main.new_password",
+        "before main.open",
+    ],
+)
+async def test_promise_5_whatever_refuses_an_ask_is_on_record_once(rig: Any, token: Any, role: str, point: str) -> None:
+    """Wherever an issue fails, its request entry is on disc when it raises, once; so it is when it does not fail there."""
+    await rig.role("again", reissue=True)
+    await rig.role("pooled", prepared_users=1)
+    await rig.fill()
+    rig.fail(point, DatabaseUnavailable() if "main" in point else StoreUnavailable(), times=1)
+    ask = rig.ask(token, role)
+    with contextlib.suppress(DatabaseUnavailable, StoreUnavailable):
+        await rig.boot.issuer.issue(ask)
+    assert _requests(rig, role) == 1
+
+
+@pytest.mark.parametrize("settings", [LeaseSettings(issue_timeout_s=0.05)])
+@pytest.mark.parametrize(
+    ("role", "point"),
+    [
+        ("app", "before main.create"),
+        ("again", "before store.asked"),
+        ("again", "before main.create"),
+        ("pooled", "before store.prepared"),
+        ("pooled", "before store.hand_out"),
+        ("pooled", "before main.enable"),
+    ],
+)
+async def test_an_ask_out_of_time_is_on_record_once(rig: Any, token: Any, role: str, point: str) -> None:
+    """Time that runs out while an ask waits for its turn, for a read or in the pump's lane costs it no entry."""
+    await rig.role("again", reissue=True)
+    await rig.role("pooled", prepared_users=4)
+    await rig.fill()
+    gate = rig.hold(point)
+    answers = await asyncio.gather(*(rig.issue(token, role) for _ in range(3)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {DatabaseUnavailable}
+    gate.opened.set()
+    assert _requests(rig, role) == 3
+
+
+async def test_a_caller_that_left_is_on_record(rig: Any, token: Any) -> None:
+    """A cancelled ask that nothing was done for yet has its request entry all the same, and stays cancelled."""
+    await rig.role("again", reissue=True)
+    gate = rig.hold("before store.asked")
+    asking = asyncio.create_task(rig.issue(token, "again"))
+    await gate.entered.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    assert _requests(rig, "again") == 1
+
+
+async def test_an_ask_with_no_room_in_the_lane_is_on_record(rig: Any, token: Any, monkeypatch: Any) -> None:
+    """Past the most that may wait for a connection, an ask is refused, on record."""
+    await rig.role("pooled", prepared_users=1)
+    await rig.fill()
+    monkeypatch.setattr(pump, "_WAITING_MOST", 0)
+    with pytest.raises(LimitExceeded):
+        await rig.issue(token, "pooled")
+    assert _requests(rig, "pooled") == 1
+    assert await rig.boot.sqlite.pool_size("database/creds/pooled") == 1
+
+
+async def test_asks_past_the_most_in_flight_write_nothing(rig: Any, token: Any) -> None:
+    """While a connection makes as many users as it may, another ask is refused at once, on record, with no intent to undo."""
+    begun = asyncio.Semaphore(0)
+    rig.do("before main.create", begun.release)
+    gate = rig.hold("before main.create")
+    asking = [asyncio.create_task(rig.issue(token)) for _ in range(EngineSettings().max_in_flight)]
+    for _ in asking:
+        await begun.acquire()
+    with pytest.raises(LimitExceeded) as told:
+        await rig.issue(token)
+    assert told.value.limit == "max_in_flight"
+    assert len(await rig.leases()) == len(asking)
+    assert _requests(rig, "app") == len(asking) + 1
+    gate.opened.set()
+    await rig.check(await asyncio.gather(*asking))
+
+
+def _requests(rig: Any, role: str) -> int:
+    """How many request entries for the role's path are on disc."""
+    entries = rig.entries()
+    return sum(entry["type"] == "request" and entry["request"]["path"] == f"database/creds/{role}" for entry in entries)
+
+
 # asked twice ----------------------------------------------------------------------------------------------------------
 
 
@@ -339,3 +438,19 @@ async def test_reissue_gives_the_living_lease(rig: Any, token: Any) -> None:
     assert third.lease_id != first.lease_id
     assert (await rig.issue(await rig.token(), role="again")).lease_id not in {first.lease_id, third.lease_id}
     assert rig.can_log_in(first)
+
+
+@pytest.mark.parametrize("change", [{"db_name": "other"}, {"creation_statements": "make otherwise"}])
+async def test_reissue_follows_its_role(rig: Any, token: Any, change: dict[str, str]) -> None:
+    """A role that leads to another database, or makes other users, gives no lease of before again; nor is its password kept."""
+    await rig.connection("other")
+    await rig.role("again", reissue=True)
+    first = await rig.issue(token, role="again")
+    await rig.role("again", default_ttl=1_800)
+    assert (await rig.issue(token, role="again")).lease_id == first.lease_id
+    await rig.role("again", **change)
+    second = await rig.issue(token, role="again")
+    assert second.lease_id != first.lease_id
+    assert rig.can_log_in(second, change.get("db_name", "main"))
+    assert rig.can_log_in(first)
+    assert (await rig.lease(first.lease_id)).facts.password is None

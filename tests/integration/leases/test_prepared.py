@@ -392,3 +392,29 @@ async def test_a_database_that_is_left_alone_gets_no_refill(pooled: Any, token: 
     pooled.passed.clear()
     assert await pooled.boot.refill.run() == 0
     assert "before store.prepare" not in pooled.passed
+
+
+async def test_a_user_that_the_database_lost_costs_a_try(pooled: Any, token: Any) -> None:
+    """A prepared user that somebody dropped is passed over and revoked; its taker gets the next one."""
+    lost = (await pooled.leases(LeaseState.PREPARED))[0].facts.username
+    del pooled.server().accounts[lost]
+    issued = await pooled.issue(token, role="pooled")
+    assert "before main.create" not in pooled.passed
+    await pooled.settle_down()
+    assert await pooled.boot.sqlite.pool_size(PATH) == 2
+    await pooled.check([issued])
+
+
+async def test_a_pool_that_the_database_lost_is_made_anew(pooled: Any, token: Any) -> None:
+    """After a database was set back every ask is answered, by a user made on demand, and the pool is given up and refilled."""
+    pooled.server().accounts.clear()
+    answers = [await pooled.issue(token, role="pooled") for _ in range(3)]
+    assert all(pooled.can_log_in(issued) for issued in answers)
+    assert pooled.passed.count("before main.enable") == 2
+    await pooled.settle_down()
+    assert await pooled.boot.sqlite.pool_size(PATH) == 0
+    await pooled.fill()
+    pooled.passed.clear()
+    await pooled.issue(token, role="pooled")
+    assert "before main.create" not in pooled.passed
+    await pooled.check(answers)

@@ -148,12 +148,14 @@ async def test_a_lease_that_ends_frees_its_ask_key(book: Any, to: LeaseState) ->
 
 
 async def test_freeing_an_ask_key_leaves_its_lease_alive(book: Any) -> None:
-    """The lease lives on, and the question may be asked anew."""
+    """The lease lives on, the question may be asked anew, and the password that nobody can ask for again is erased."""
     token, key = await book.token(), b"q" * 16
-    first = await book.active(token, ask_key=key)
+    first = await book.active(token, ask_key=key, facts=book.facts(password=Secret("planted-password")))
+    assert (await book.store.lease(first)).facts.password is not None
     await book.store.free_ask(key)
     await book.store.free_ask(key)
-    assert await book.state(first) is LeaseState.ACTIVE
+    lease = await book.store.lease(first)
+    assert (lease.state, lease.facts.password) == (LeaseState.ACTIVE, None)
     await book.reserved(token, ask_key=key)
 
 

@@ -362,34 +362,15 @@ async def test_empty_batch_is_fine(guarded: Guarded) -> None:
     assert guarded.count("disable", "ok") == 1
 
 
-async def test_creations_in_flight_are_limited(server: MemoryServer, origin: Origin, metrics: Metrics, clock: Clock) -> None:
-    """Past the limit creation is refused by the limit's name at once; other verbs go on, and the place comes free again."""
-    started, go_on = asyncio.Semaphore(0), asyncio.Event()
-
-    async def before(verb: str) -> None:
-        if verb == "create":
-            started.release()
-            await go_on.wait()
-
-    guard = Guard(Interposed(MemoryEngine(server, origin), before), "app", EngineSettings(max_in_flight=2), metrics, clock)
-    calls = [asyncio.create_task(guard.create(order(number))) for number in (1, 2)]
-    for _ in calls:
-        await started.acquire()
-    with pytest.raises(LimitExceeded, match="connection app") as caught:
-        await guard.create(order(3))
+def test_places_to_make_users_are_limited(guarded: Guarded) -> None:
+    """Past the limit a place is refused by the limit's name, and one that was left, also by an error, can be taken again."""
+    with guarded.guard.place():
+        for _ in range(3):
+            with pytest.raises(EngineError, match="no"), guarded.guard.place():
+                raise EngineError("no")
+        with guarded.guard.place(), pytest.raises(LimitExceeded, match="connection app") as caught, guarded.guard.place():
+            raise AssertionError
     assert caught.value.limit == "max_in_flight"
-    await guard.disable([user(1)])
-    go_on.set()
-    await asyncio.gather(*calls)
-    assert await guard.create(order(3))
-
-
-async def test_failed_creations_free_their_place(guarded: Guarded) -> None:
-    """An error gives the place back as a success does."""
-    guarded.fault.error = EngineError("no")
-    for _ in range(5):
-        with pytest.raises(EngineError, match="no"):
-            await ask(guarded.guard, "create")
 
 
 @pytest.mark.parametrize("verb", ["create", "prepare"])
