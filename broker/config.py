@@ -21,6 +21,27 @@ from broker.seal.settings import SealSettings
 from broker.server.settings import ServerSettings
 from broker.store.settings import StoreSettings
 
+_SECTION = "must be a section"
+_WORDS = {
+    "model_type": _SECTION,
+    "model_attributes_type": _SECTION,
+    "dict_type": _SECTION,
+    "path_type": "must be a path, as text in quotes",
+    "string_type": "must be text in quotes",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "list_type": "must be a list in square brackets",
+    "tuple_type": "must be a list in square brackets",
+    "set_type": "must be a list in square brackets",
+    "frozen_set_type": "must be a list in square brackets",
+}
+"""pydantic's kinds of mistakes whose own text speaks of Python."""
+
 
 class Config(BaseModel):
     """The whole configuration; each part is the section of the same name."""
@@ -46,6 +67,8 @@ def load(path: Path) -> Config:
         raise ConfigError([f"{path}: can't be read ({error.strerror})"]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: not TOML: {error}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 text, at byte {error.start}"]) from None
 
 
 def parse(content: dict[str, Any]) -> Config:
@@ -60,7 +83,11 @@ def _line(mistake: Any) -> str:
     key = ".".join(str(part) for part in mistake["loc"])
     if mistake["type"] == "extra_forbidden":
         return f"{key}: unknown key; allowed in this place are {_allowed(mistake['loc'][:-1])}"
-    return f"{key}: {mistake['msg'].removeprefix('Value error, ')}"
+    return f"{key}: {_WORDS.get(mistake['type']) or _plain(mistake['msg'])}"
+
+
+def _plain(text: str) -> str:
+    return text.removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
 def _allowed(section: tuple[str | int, ...]) -> str:

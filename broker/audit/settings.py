@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from broker.audit.trail import WAITING_MAX
 
@@ -31,3 +31,10 @@ class AuditSettings(BaseModel):
         le=1_000_000,
         description="How many entries may wait for the disc before further requests are refused with 503; a request makes two.",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_absolute():
+            raise ValueError("must be an absolute path, such as /var/log/broker/audit.log")
+        return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 _LAST_PORT = 65_535
 
@@ -13,7 +13,7 @@ _LAST_PORT = 65_535
 class ServerSettings(BaseModel):
     """Section `[server]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     address: str = Field(
         "127.0.0.1:8200",
@@ -58,36 +58,57 @@ class ServerSettings(BaseModel):
         20, ge=0, le=600, description="How long requests in flight may go on after the broker was told to stop."
     )
 
-    @model_validator(mode="after")
-    def _safe(self) -> ServerSettings:
-        if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError("tls_cert_file and tls_key_file: set both, or neither")
-        self.endpoint()
-        if not (self.is_private() or self.tls_cert_file or self.allow_plain_http):
+    @field_validator("address")
+    @classmethod
+    def _understood(cls, address: str) -> str:
+        _endpoint(address)
+        return address
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _pair(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_cert_file" in info.data and (info.data["tls_cert_file"] is None) != (key_file is None):
+            raise ValueError("set tls_cert_file and tls_key_file both, or neither")
+        return key_file
+
+    @field_validator("allow_plain_http")
+    @classmethod
+    def _safe(cls, allowed: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - the setting's own type
+        address = info.data.get("address")
+        plain = "tls_cert_file" in info.data and info.data["tls_cert_file"] is None
+        if address is not None and plain and not (allowed or _is_private(address)):
             raise ValueError(
-                f"address: {self.address} is reached by other machines; set tls_cert_file and tls_key_file, "
+                f"server.address {address} is reached by other machines; set tls_cert_file and tls_key_file, "
                 "or allow_plain_http = true if something else protects the way"
             )
-        return self
+        return allowed
 
     def endpoint(self) -> tuple[str, int] | Path:
-        """Host and port, or the path of the Unix socket. Raises `ValueError` for an address that is neither."""
-        if self.address.startswith("unix:"):
-            path = Path(self.address.removeprefix("unix:"))
-            if not path.is_absolute():
-                raise ValueError("address: the path of a Unix socket must be absolute, as in unix:/run/broker/broker.sock")
-            return path
-        host, colon, port = self.address.rpartition(":")
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
-            raise ValueError("address: not understood; allowed are host:port and unix:/path")
-        return host.removeprefix("[").removesuffix("]"), int(port)
+        """Host and port, or the path of the Unix socket."""
+        return _endpoint(self.address)
 
-    def is_private(self) -> bool:
-        """Whether only this machine reaches the address: a Unix socket, `localhost`, or a loopback address."""
-        endpoint = self.endpoint()
-        if isinstance(endpoint, Path) or endpoint[0] == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(endpoint[0]).is_loopback
-        except ValueError:
-            return False
+
+def _endpoint(address: str) -> tuple[str, int] | Path:
+    """What an address means. Raises `ValueError` when it means nothing."""
+    if address.startswith("unix:"):
+        path = Path(address.removeprefix("unix:"))
+        if not path.is_absolute():
+            raise ValueError("the path of a Unix socket must be absolute, as in unix:/run/broker/broker.sock")
+        return path
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit()):
+        raise ValueError("not understood; allowed are host:port, as in 127.0.0.1:8200, and unix:/path")
+    if len(port) > len(str(_LAST_PORT)) or int(port) > _LAST_PORT:
+        raise ValueError(f"the port must be between 0 and {_LAST_PORT}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_private(address: str) -> bool:
+    """Whether only this machine reaches the address: a Unix socket, `localhost`, or a loopback address."""
+    endpoint = _endpoint(address)
+    if isinstance(endpoint, Path) or endpoint[0] == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(endpoint[0]).is_loopback
+    except ValueError:
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class StoreSettings(BaseModel):
@@ -16,3 +16,10 @@ class StoreSettings(BaseModel):
         Path("/var/lib/broker"),
         description="The state directory, made with mode 0700 where there is none: the store, and what else has no path of its own.",
     )
+
+    @field_validator("directory")
+    @classmethod
+    def _absolute(cls, directory: Path) -> Path:
+        if not directory.is_absolute():
+            raise ValueError("must be an absolute path, such as /var/lib/broker")
+        return directory

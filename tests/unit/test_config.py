@@ -45,7 +45,19 @@ def test_spans_are_read_as_people_write_them() -> None:
         ({"tokens": {"max_ttl": "x"}}, "tokens.max_ttl", "1h30m"),
         ({"audit": {"device": "syslog"}}, "audit.device", "'file' or 'stdout'"),
         ({"log": {"level": "loud"}}, "log.level", "'debug', 'info', 'warning' or 'error'"),
-        ({"leases": 5}, "leases", ""),
+        ({"leases": 5}, "leases", "must be a section"),
+        ({"server": {"address": 5}}, "server.address", "must be text in quotes"),
+        ({"server": {"address": "here"}}, "server.address", "host:port"),
+        ({"server": {"address": "127.0.0.1:65536"}}, "server.address", "between 0 and 65535"),
+        ({"server": {"address": "unix:broker.sock"}}, "server.address", "absolute"),
+        ({"server": {"address": "0.0.0.0:8200"}}, "server.allow_plain_http", "0.0.0.0:8200"),
+        ({"server": {"allow_plain_http": "perhaps"}}, "server.allow_plain_http", "must be true or false"),
+        ({"server": {"max_in_flight": 1.5}}, "server.max_in_flight", "must be a whole number"),
+        ({"server": {"tls_cert_file": "/cert.pem"}}, "server.tls_key_file", "both, or neither"),
+        ({"store": {"directory": "state"}}, "store.directory", "absolute path"),
+        ({"store": {"directory": 5}}, "store.directory", "must be a path"),
+        ({"audit": {"path": "audit.log"}}, "audit.path", "absolute path"),
+        ({"engines": {"allowed_distributions": "one"}}, "engines.allowed_distributions", "must be a list"),
         ({"engines": {"breaker": {"failures": 0}}}, "engines.breaker.failures", "greater than or equal to 1"),
     ],
 )
@@ -77,12 +89,20 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert {line.partition(":")[0] for line in lines} == {"leases.default_ttl", "leases.max_ttl", "leases.refil", "nowhere"}
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "can't be read"), ("leases = [", "not TOML")])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, told: str) -> None:
-    """Missing, or no TOML: the path and the reason."""
+def test_a_sections_own_rules_hide_no_other_mistake() -> None:
+    """What only shows between two keys of a section is named together with its other mistakes."""
+    lines = _mistakes({"server": {"address": "here", "tls_key_file": "/key.pem", "drain_s": -1}})
+    assert [line.partition(":")[0] for line in lines] == ["server.address", "server.tls_key_file", "server.drain_s"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "can't be read"), (b"leases = [", "not TOML"), (b"# caf\xe9\n", "not UTF-8 text, at byte 5")]
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+    """Missing, no TOML, or no text: the path and the reason."""
     path = tmp_path / "broker.toml"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     with pytest.raises(ConfigError, match=told) as error:
         load(path)
     assert str(path) in str(error.value)

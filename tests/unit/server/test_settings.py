@@ -42,14 +42,14 @@ def test_public_addresses_need_tls_or_the_word(address: str) -> None:
 )
 def test_other_addresses_are_refused(address: str) -> None:
     """With what is allowed."""
-    with pytest.raises(ValidationError, match="address: "):
+    with pytest.raises(ValidationError, match=r"address\n"):
         ServerSettings(address=address, allow_plain_http=True)
 
 
 @pytest.mark.parametrize("half", [{"tls_cert_file": "c"}, {"tls_key_file": "k"}])
 def test_certificate_and_key_come_together(half: dict[str, str]) -> None:
     """One without the other is a mistake."""
-    with pytest.raises(ValidationError, match="set both, or neither"):
+    with pytest.raises(ValidationError, match="both, or neither"):
         ServerSettings.model_validate(half)
 
 
