@@ -4,8 +4,8 @@
 
 Each round starts the broker, loads it (issue on demand and from the pool, renew, revoke, log in), and kills it with SIGKILL: at a
 random instant, or at a named step of issue, hand-out, renewal, revocation or refill. While it is dead, store and database are
-compared: no user may exist that the store does not know, and none may be able to log in without a lease. At the end everything is
-revoked, and the audit log must verify and hold both entries of every request that was answered.
+compared: no user may exist that the store does not know, none may be able to log in without a lease, and no lease may be past its
+time. At the end everything is revoked, and the audit log must verify and hold both entries of every request that was answered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import orjson
 
 from broker.audit.verify import verify
 from broker.clock import SystemClock, stopwatch_s
-from broker.model import Lease, LeaseNumber, LeaseState
+from broker.model import Lease, LeaseNumber, LeaseState, Stage
 from broker.seal.keyring import Purpose
 from broker.seal.providers import FileKey
 from broker.store.sqlite.store import SqliteStore
@@ -45,10 +45,13 @@ STEPS = [
     for method in methods
     for moment in ("before", "after")
 ]
+NO_LOGIN = (LeaseState.PREPARED, LeaseState.PREPARING)
 TTL_S = 6
 POOL = 20
 WORKERS = 6
 GRACE_MS = 20_000
+OVERDUE_MS = 60_000
+"""How long past its time a lease may be found active: many rounds, in each of which the broker has a moment to end it."""
 QUIET_S = 60
 
 
@@ -60,6 +63,8 @@ class Record:
     """Operation by request id."""
     rounds: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    """Steps that the load did not come to; the broker was killed at some other instant then."""
 
     def blame(self, problem: str) -> None:
         """Notes what must never be there."""
@@ -107,6 +112,13 @@ level = "error"
                         return session
             await asyncio.sleep(0.02)
         raise RuntimeError("the broker does not answer")
+
+    async def died(self) -> bool:
+        """Whether the process has ended; it is given a moment, since its connections are known to be gone before it is."""
+        assert self.process is not None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), 1)
+        return self.process.returncode is not None
 
     async def kill(self) -> None:
         """SIGKILL, and its end awaited."""
@@ -218,14 +230,18 @@ async def compare(broker: Broker, server: PostgresServer, record: Record, where:
     store = await broker.store()
     try:
         leases = {str(lease.facts.username): lease for lease in await all_leases(store)}
+        now = store.now_ms()
     finally:
         await store.close()
+    for lease in leases.values():
+        if lease.state is LeaseState.ACTIVE and lease.facts.expires_ms < now - OVERDUE_MS:
+            record.blame(f"{where}: lease {lease.number} is active {now - lease.facts.expires_ms} ms past its time")
     for name, can_login in (await users(server)).items():
         lease = leases.get(name)
         if lease is None:
             record.blame(f"{where}: user {name} is unknown to the store")
-        elif can_login and lease.state in (LeaseState.PREPARED, LeaseState.PREPARING):
-            record.blame(f"{where}: user {name} can log in, though its lease is {lease.state.name}")
+        elif can_login and (lease.state in NO_LOGIN or lease.stage >= Stage.LOGIN_OFF):
+            record.blame(f"{where}: user {name} can log in, though its lease is {lease.state.name} ({lease.stage.name})")
 
 
 async def _quiet(server: PostgresServer) -> None:
@@ -270,6 +286,8 @@ async def one_round(broker: Broker, server: PostgresServer, record: Record, dice
     if session is not None:
         async with session:
             await Load(session, server, record, dice).run(10 if step else dice.uniform(0.05, 2))
+    if step and not await broker.died():
+        record.missed.append(step)
     await broker.kill()
     record.rounds[step or "random instant"] += 1
     await compare(broker, server, record, step or "random instant")
@@ -367,6 +385,8 @@ def main() -> None:
     options = parser.parse_args()
     started = stopwatch_s()
     record = asyncio.run(run(options.rounds, options.seed))
+    if record.missed:
+        print(f"not come to: {', '.join(record.missed)}")  # noqa: T201
     steps = sum(count for step, count in record.rounds.items() if step != "random instant")
     print(  # noqa: T201
         f"{record.rounds.total()} kills ({steps} at {len(record.rounds) - 1} named steps, seed {options.seed}), "
