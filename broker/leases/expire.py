@@ -23,6 +23,9 @@ from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move, Step
 
 _BUSY_AGAIN_MS = 500
+_CLAIM_MS = 60_000
+"""How long a claim holds until the first stage is durable, which then makes it hold longer: by so much at most is an expiry put off
+by a process that died in between, for what is still `active` then no start-up can tell from what is merely not due."""
 _ENGINE_AGAIN_MS = 5_000
 _GIVE_WAY_S = 0.005
 _BATCHES = 2
@@ -141,7 +144,7 @@ class Expirer:
         """Claims what is due and revokes it; whether it makes sense to claim more."""
         parts = self._parts
         leases = await parts.store.claim_due(
-            _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=stages.HOLD_MS, connection=connection.number
+            _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=_CLAIM_MS, connection=connection.number
         )
         if not leases:
             return False

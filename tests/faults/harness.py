@@ -50,8 +50,8 @@ TTL_S = 6
 POOL = 20
 WORKERS = 6
 GRACE_MS = 20_000
-OVERDUE_MS = 60_000
-"""How long past its time a lease may be found active: many rounds, in each of which the broker has a moment to end it."""
+OVERDUE_MS = 90_000
+"""How long past its time a lease may be found active: the minute for which a dead broker's claim holds, and some rounds."""
 QUIET_S = 60
 
 
