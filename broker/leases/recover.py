@@ -17,7 +17,6 @@ from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move
 
 _PAGE = 256
-_UNSETTLED_MOST = 20_000
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +44,9 @@ class Recovery:
 
         Their users may exist or not; revocation copes with both. Claims of the dead process fall due by themselves, sooner here.
         """
-        self._owed |= {lease.connection for lease in await self._parts.store.unsettled(_UNSETTLED_MOST)}
+        for connection in self._parts.catalog.connections():
+            if await self._parts.store.unsettled(1, connection=connection.number):
+                self._owed.add(connection.number)
         count = 0
         for states in ((LeaseState.RESERVED, LeaseState.PREPARING), (LeaseState.REVOKING,)):
             after = LeaseNumber(0)
@@ -95,21 +96,22 @@ class Recovery:
 
         Raises `DatabaseUnavailable` when it did not play along for all of them; a user that is missing is only logged.
         """
-        leases = [lease for lease in await self._parts.store.unsettled(_UNSETTLED_MOST) if lease.connection == connection]
-        if not leases:
-            return
-        engine = await self._parts.catalog.engine(connection)
-        for start in range(0, len(leases), _PAGE):
-            outcomes = await self._enable(engine, leases[start : start + _PAGE])
-            now = self._parts.store.now_ms()
-            for outcome in outcomes:
-                if outcome.error is None:
-                    self._pump.enabled_again(Enabled(now, connection, outcome.number))
-                elif isinstance(outcome.error, DatabaseUnavailable):
-                    raise outcome.error
-                else:
-                    log.warning("login not turned on again", lease=outcome.number, error=str(outcome.error))
-        log.info("logins turned on again", connection=leases[0].facts.connection_name, leases=len(leases))
+        store, after, count, name = self._parts.store, LeaseNumber(0), 0, ""
+        while page := await store.unsettled(_PAGE, connection=connection, after=after):
+            after, count, name = page[-1].number, count + len(page), page[-1].facts.connection_name
+            self._settle_later(connection, await self._enable(await self._parts.catalog.engine(connection), page))
+        if count:
+            log.info("logins turned on again", connection=name, leases=count)
+
+    def _settle_later(self, connection: ConnectionNumber, outcomes: Sequence[Outcome]) -> None:
+        now = self._parts.store.now_ms()
+        for outcome in outcomes:
+            if outcome.error is None:
+                self._pump.enabled_again(Enabled(now, connection, outcome.number))
+            elif isinstance(outcome.error, DatabaseUnavailable):
+                raise outcome.error
+            else:
+                log.warning("login not turned on again", lease=outcome.number, error=str(outcome.error))
 
     async def _enable(self, engine: Engine, leases: Sequence[Lease]) -> Sequence[Outcome]:
         parts = self._parts

@@ -201,8 +201,10 @@ class Store(Protocol):
         """Notes that the logins of handed-out leases are durable in their database; `hand_out` leaves them unsettled."""
         ...
 
-    async def unsettled(self, limit: int) -> Sequence[Lease]:
-        """Active leases that were handed out and not settled yet, by number."""
+    async def unsettled(
+        self, limit: int, *, connection: ConnectionNumber | None = None, after: LeaseNumber | None = None
+    ) -> Sequence[Lease]:
+        """Active leases that were handed out and not settled yet, by number; of one connection, or of all."""
         ...
 
     async def claim_due(

@@ -22,9 +22,11 @@ def prepared(db: sqlite3.Connection, cipher: Cipher, path: str, limit: int, *, a
     return _leases(db, cipher, "prepared", {"family": cipher.family(path), "after": after, "limit": limit})
 
 
-def unsettled(db: sqlite3.Connection, cipher: Cipher, limit: int) -> Sequence[Lease]:
-    """See `Store.unsettled`."""
-    return _leases(db, cipher, "unsettled", {"limit": limit})
+def unsettled(
+    db: sqlite3.Connection, cipher: Cipher, limit: int, *, connection: ConnectionNumber | None, after: LeaseNumber | None
+) -> Sequence[Lease]:
+    """See `Store.unsettled`. Others' rows are stepped over unopened."""
+    return _leases(db, cipher, "unsettled", {"limit": limit, "connection": connection, "after": after or 0})
 
 
 def leases_in(

@@ -84,7 +84,7 @@ SELECT number, state, stage, due, epoch, attempts, connection, token, family, fa
 SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease WHERE ask = :ask;
 
 -- name: free_ask
-UPDATE lease SET ask = NULL WHERE ask = :ask;
+UPDATE lease SET ask = NULL, password = NULL WHERE ask = :ask;
 
 -- name: prepared
 SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
@@ -98,7 +98,7 @@ UPDATE lease SET unsettled = 0 WHERE number IN (SELECT value FROM json_each(:num
 
 -- name: unsettled
 SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
-WHERE unsettled = 1 ORDER BY number LIMIT :limit;
+WHERE unsettled = 1 AND number > :after AND (:connection IS NULL OR connection = :connection) ORDER BY number LIMIT :limit;
 
 -- name: connections
 -- The connections that have leases, found by one index seek each.

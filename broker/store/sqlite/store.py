@@ -128,9 +128,11 @@ class SqliteStore:
         """See `Store.settle`."""
         await self._writer.do(transitions.settle, numbers)
 
-    async def unsettled(self, limit: int) -> Sequence[Lease]:
+    async def unsettled(
+        self, limit: int, *, connection: ConnectionNumber | None = None, after: LeaseNumber | None = None
+    ) -> Sequence[Lease]:
         """See `Store.unsettled`."""
-        return await self._reader.scan(lists.unsettled, self._cipher, limit)
+        return await self._reader.scan(lists.unsettled, self._cipher, limit, connection=connection, after=after)
 
     async def claim_due(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from broker.errors import DatabaseUnavailable
+from broker.leases import recover
 from broker.model import LeaseState
 
 
@@ -97,6 +98,25 @@ async def test_a_database_that_is_away_at_the_start_is_asked_again(pooled: Any, 
     assert not pooled.can_log_in(issued)
     await pooled.boot.recovery.settle()
     assert pooled.can_log_in(issued)
+
+
+async def test_a_dead_connection_hides_no_others_logins(pooled: Any, token: Any, monkeypatch: Any) -> None:
+    """However many logins wait for a database that is away, another one's come back, all of them."""
+    monkeypatch.setattr(recover, "_PAGE", 2)
+    for name, size in (("dead", 5), ("well", 5)):
+        await pooled.connection(name)
+        await pooled.role(name, db_name=name, prepared_users=size)
+    await pooled.fill()
+    for _ in range(5):
+        await pooled.issue(token, role="dead")
+    issued = [await pooled.issue(token, role="well") for _ in range(5)]
+    for one in issued:
+        pooled.server("well").accounts[one.username].can_login = False
+    await pooled.crash_and_recover()
+    pooled.fail("before dead.open", DatabaseUnavailable())
+    await pooled.boot.recovery.settle()
+    assert all(pooled.can_log_in(one, "well") for one in issued)
+    assert "before main.open" not in pooled.passed[pooled.passed.index("before dead.open") :], "it is owed nothing"
 
 
 async def test_a_revoked_login_is_not_turned_on_again(pooled: Any, token: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.model import NO_TOKEN, LeaseNumber, LeaseState, Stage, TokenNumber
+from broker.model import NO_TOKEN, ConnectionNumber, LeaseNumber, LeaseState, Stage, TokenNumber
 from broker.secret import Secret
 from broker.store.protocol import Limits, Move, Refusal, TokenEnd
 
@@ -256,6 +256,10 @@ async def test_handed_out_leases_are_unsettled_until_settled(book: Any) -> None:
     await book.active(token)
     assert [lease.number for lease in await book.store.unsettled(10)] == numbers
     assert len(await book.store.unsettled(2)) == 2
+    assert [
+        lease.number for lease in await book.store.unsettled(9, connection=ConnectionNumber(1), after=numbers[0])
+    ] == numbers[1:]
+    assert await book.store.unsettled(9, connection=ConnectionNumber(2)) == []
     await book.store.settle([numbers[0], LeaseNumber(4711)])
     await book.moved(numbers[1], LeaseState.ACTIVE, LeaseState.REVOKING)
     assert [lease.number for lease in await book.store.unsettled(10)] == numbers[2:]
