@@ -101,6 +101,9 @@ class Health:
     round_trip_ms: float
     started: str = ""
     """Changes when the server restarts or another one takes its place: what it did not flush may then be lost."""
+    cluster: str = ""
+    """Names the set of users that the server keeps: the same over restarts and failovers, another one where the same identity may
+    be another user. A connection that leads to another cluster says nothing about users of the former. Empty: can't be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

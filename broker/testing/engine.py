@@ -57,9 +57,12 @@ class Account:
 class MemoryServer:
     """A database with users and sessions, kept in plain dictionaries that a test may look into and bend."""
 
+    _clusters = itertools.count(1)
+
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
         self.accounts: dict[str, Account] = {}
+        self.cluster = f"memory {next(self._clusters)}"
         self._numbers = itertools.count(1)
 
     def add(self, name: str, marker: str = "", password: str = "") -> Account:
@@ -126,7 +129,13 @@ class MemoryEngine:
 
     async def health(self) -> Health:
         """See `Engine.health`."""
-        return Health(version="memory 1", writable=True, server_time_ms=self._server.clock.now_ms(), round_trip_ms=0.0)
+        return Health(
+            version="memory 1",
+            writable=True,
+            server_time_ms=self._server.clock.now_ms(),
+            round_trip_ms=0.0,
+            cluster=self._server.cluster,
+        )
 
     def user_name(self, display_name: str, role: str) -> UserName:
         """See `Engine.user_name`."""

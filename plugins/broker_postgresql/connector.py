@@ -11,7 +11,7 @@ import asyncpg
 from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
 from broker_postgresql.failures import first_line
-from broker_postgresql.session import Greeting, Session, Wire, greet
+from broker_postgresql.session import Greeting, Session, Wire, cluster_of, greet
 from broker_postgresql.settings import ConnectionSettings
 from broker_postgresql.target import Target
 from broker_postgresql.tls import tls
@@ -54,6 +54,7 @@ class Connector:
         self._where = where
         self._tls = tls(self.target, settings)
         self._extra: dict[str, str] = {}
+        self._cluster = ""
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
         """A connection to the first host that takes writes; to the home database unless another one is named.
@@ -108,10 +109,19 @@ class Connector:
         )
         try:
             greeting = await _writable(wire)
+            cluster = await self._same_cluster(wire)
         except BaseException:
             wire.terminate()
             raise
-        return Session(wire, greeting)
+        return Session(wire, greeting, cluster)
+
+    async def _same_cluster(self, wire: Wire) -> str:
+        """The cluster that the first connection found; a name that leads elsewhere by now would prove its users absent there."""
+        found = await cluster_of(wire, self.target.database)
+        if self._cluster and found != self._cluster:
+            raise DatabaseUnavailable("the server belongs to another database cluster than this connection's others did")
+        self._cluster = found
+        return found
 
 
 async def _writable(wire: Wire) -> Greeting:

@@ -100,6 +100,7 @@ class Engine:
                 server_time_ms=greeting.server_ms,
                 round_trip_ms=greeting.round_trip_s * 1000,
                 started=greeting.started,
+                cluster=session.cluster,
             )
 
     def user_name(self, display_name: str, role: str) -> UserName:

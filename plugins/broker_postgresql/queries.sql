@@ -17,6 +17,14 @@ SELECT current_setting('server_version') AS version,
 FROM pg_roles r
 WHERE r.rolname = current_user
 
+-- :name cluster
+-- Made by initdb; standbys and physical copies have it too. Every role may call this, unless an operator took that away.
+SELECT system_identifier::text FROM pg_control_system()
+
+-- :name cluster_facts
+-- Stands in for it: OIDs of the home database ($1) and of our login, which no restart or failover changes.
+SELECT format('database %s, login %s', d.oid, r.oid) FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = current_user
+
 -- :name server_clock
 SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 

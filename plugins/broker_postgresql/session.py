@@ -60,6 +60,8 @@ class Session:
 
     wire: Wire
     greeting: Greeting
+    cluster: str = ""
+    """See `Health.cluster`."""
     notices: list[Notice] = field(default_factory=list)
     born_s: float = field(default_factory=stopwatch_s)
 
@@ -99,3 +101,16 @@ async def greet(wire: Wire) -> Greeting:
     if row is None:
         raise DatabaseUnavailable("the broker's login is not among the server's roles")
     return Greeting(**row, seen_at_s=(before + now) / 2, round_trip_s=now - before)
+
+
+async def cluster_of(wire: Wire, home: str) -> str:
+    """What `Health.cluster` says: the system identifier, or where the server keeps it to itself, facts that stay as long.
+
+    Those are weaker: two fresh clusters may agree in them, and another home database or login in the same cluster differs. So where
+    they matter the operator's revocation of EXECUTE on `pg_control_system` costs some certainty. Raises what the driver raises.
+    """
+    try:
+        found = await wire.fetchval(QUERIES["cluster"], timeout=_GREETING_TIMEOUT_S)
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError, asyncpg.FeatureNotSupportedError):
+        found = await wire.fetchval(QUERIES["cluster_facts"], home, timeout=_GREETING_TIMEOUT_S)
+    return str(found or "")

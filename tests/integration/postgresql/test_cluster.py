@@ -1,0 +1,57 @@
+"""What names a cluster: the same whoever asks and however often, and another one is never taken for it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from broker.engines.protocol import Origin
+from broker.errors import DatabaseUnavailable
+from broker.testing.postgresql import PostgresServer
+from broker_postgresql import Engine
+
+
+async def test_every_login_sees_the_system_identifier(scene: Any) -> None:
+    """A plain CREATEROLE login is told as a superuser is, and a second engine hears the same."""
+    identifier = await scene.root.fetchval("SELECT system_identifier::text FROM pg_control_system()")
+    assert (await scene.engine.health()).cluster == identifier
+    assert (await (await scene.another_engine()).open()).cluster == identifier
+
+
+async def test_a_server_that_keeps_its_identifier_to_itself(scene: Any) -> None:
+    """Where the function was taken from everybody, facts stand in for it, the same for each engine."""
+    await scene.root.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    try:
+        first, second = await scene.another_engine(), await scene.another_engine()
+        found = (await first.open()).cluster
+        assert found == (await second.open()).cluster
+        assert found.startswith("database ") if scene.place.limited else found.isdigit()
+    finally:
+        await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+
+
+async def test_a_restart_keeps_the_cluster_and_another_server_is_refused(binaries: Path) -> None:
+    """The name of a cluster outlives its processes; a next host that is another cluster counts as no server at all."""
+    with PostgresServer(binaries) as own, PostgresServer(binaries) as other:
+        for server in (own, other):
+            wire = await asyncpg.connect(server.superuser_dsn().reveal())
+            await wire.execute("CREATE ROLE limited LOGIN CREATEROLE PASSWORD 'limited'")
+            await wire.close()
+        hosts = f"127.0.0.1:{own.port},127.0.0.1:{other.port}"
+        fields = {"connection_url": f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres"}
+        engine = Engine("main", {**fields, "username": "limited", "password": "limited"}, Origin(broker="b1", boot="boot1"))
+        try:
+            cluster = (await engine.open()).cluster
+            await asyncio.to_thread(own.restart)
+            assert (await engine.health()).cluster == cluster
+            await asyncio.to_thread(own.stop)
+            for _ in range(2):
+                with pytest.raises(DatabaseUnavailable) as raised:
+                    await engine.health()
+            assert "another database cluster" in str(raised.value)
+        finally:
+            await engine.close()
