@@ -54,6 +54,11 @@ def operation_of(request: BaseRequest, path: str, query: dict[str, object]) -> s
     return operation
 
 
+def asks_for_help(query: dict[str, object]) -> bool:
+    """Whether the request is about a path rather than for it (`?help=1`); takes `help` out of the query. Raises `InvalidRequest`."""
+    return "help" in query and boolean(query.pop("help"), "help")
+
+
 def query_of(request: BaseRequest) -> dict[str, object]:
     """The query string as fields; a key that comes several times is a list. Raises `InvalidRequest` for too many."""
     text = request.rel_url.raw_query_string

@@ -6,6 +6,7 @@ response entry is. An issue is the exception in form alone: the issuer records b
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from dataclasses import dataclass, replace
 
@@ -79,6 +80,8 @@ class Pipeline:
         operation = incoming.operation_of(request, path, query)
         route, params = self._router.find(operation, path.rstrip("/") if operation == "list" else path)
         trace.label = route.label
+        if incoming.asks_for_help(query):
+            return reply.bare(Reply(data={"help": inspect.getdoc(route.handler), "see_also": None}))
         if route.access is Access.ISSUE and request.method == "HEAD":
             # It would make a user whose password nobody receives.
             raise UnsupportedOperation

@@ -130,6 +130,14 @@ async def test_an_issue_that_is_refused_early_is_on_record(broker: Any, name: st
     assert request["request"] == response["request"]
 
 
+async def test_help_is_about_a_path_and_issues_nothing(broker: Any, database: Any) -> None:
+    """`?help=1` answers what the path is for, and makes no user."""
+    answer = await broker("GET", "database/creds/app?help=1")
+    assert answer.status == 200
+    assert "lease" in answer.body["help"]
+    assert database.users == set()
+
+
 async def test_head_issues_nothing(broker: Any, database: Any) -> None:
     """Nobody would receive the password; of what only reads, HEAD gives the head."""
     assert (await broker("HEAD", "database/creds/app")).status == 405
