@@ -259,6 +259,14 @@ async def test_a_pool_is_resized(pooled: Any, size: int) -> None:
     assert now <= old or now > old
 
 
+async def test_a_role_that_moved_gives_no_users_of_its_former_database(pooled: Any, token: Any) -> None:
+    """From the moment a role leads to another connection, users within reach on the old one are passed over."""
+    await pooled.connection("other")
+    await pooled.issue(token, role="pooled")
+    await pooled.role("pooled", db_name="other")
+    assert pooled.can_log_in(await pooled.issue(token, role="pooled"), "other")
+
+
 async def test_users_made_before_a_role_got_other_lifetimes_are_handed_out(pooled: Any, token: Any) -> None:
     """A role with another TTL gives its old users out for the new time, from the moment of the change."""
     old = {lease.facts.username for lease in await pooled.leases(LeaseState.PREPARED)}
