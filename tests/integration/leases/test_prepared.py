@@ -265,6 +265,7 @@ async def test_a_role_that_moved_gives_no_users_of_its_former_database(pooled: A
     await pooled.issue(token, role="pooled")
     await pooled.role("pooled", db_name="other")
     assert pooled.can_log_in(await pooled.issue(token, role="pooled"), "other")
+    assert "before other.enable" not in pooled.passed
 
 
 async def test_users_made_before_a_role_got_other_lifetimes_are_handed_out(pooled: Any, token: Any) -> None:
