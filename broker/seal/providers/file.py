@@ -46,10 +46,10 @@ def _read_private(path: Path) -> str:
     try:
         # Opened before it is looked at, so that what was checked is what is read; O_NONBLOCK so that a FIFO can't hang it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise KeyUnusable(f"the key file {path} is missing: put back its copy; without it the store can't be opened") from None
     except OSError as failure:
-        raise KeyUnusable(
-            f"the key file {path} can't be read ({failure.strerror}): give its path, or make one at the first start"
-        ) from failure
+        raise KeyUnusable(f"the key file {path} can't be read ({failure.strerror}): let the broker's user read it") from failure
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
