@@ -19,6 +19,7 @@ from broker.secret import Secret
 
 _LABEL = b"broker/audit/value/v1"
 _DEPTH_MAX = 100
+_NESTED = (dict, list, tuple, Mapping)
 _INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
 CLEAR_KEYS = frozenset({"username", "lease_id"})
 """Strings under these keys of `data` stay readable: an auditor must see who got which user, and which lease was ended."""
@@ -27,15 +28,18 @@ CLEAR_KEYS = frozenset({"username", "lease_id"})
 class Hasher:
     """Turns a secret text into one that only tells equal from different; keyed, so that guessing needs the key."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_begun",)
 
     def __init__(self, key: bytes) -> None:
-        self._key = hmac.digest(key, _LABEL, "sha256")
+        # Begun once: to set up the key takes longer than to hash a short text.
+        self._begun = hmac.new(hmac.digest(key, _LABEL, "sha256"), digestmod="sha256")
 
     def hash(self, text: str) -> str:
         """`hmac-sha256:` and 64 hex digits."""
         # JSON may carry lone surrogates, which plain UTF-8 refuses.
-        return "hmac-sha256:" + hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+        mac = self._begun.copy()
+        mac.update(text.encode("utf-8", "surrogatepass"))
+        return "hmac-sha256:" + mac.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,25 +221,28 @@ class Scribe:
         return self._hash_some(secret.reveal()) if secret is not None else ""
 
     def _conceal(self, value: object, depth: int = 0) -> object:
+        # The commonest first: this is done for every value of every request and answer.
         if isinstance(value, str):
             return self._hasher.hash(value)
+        if value is None:
+            return value
+        if isinstance(value, int):
+            # orjson refuses integers beyond 64 bits.
+            return value if _INT64_MIN <= value <= _UINT64_MAX else orjson.Fragment(str(value))
         if isinstance(value, Secret):
             return self._hasher.hash(value.reveal())
-        if isinstance(value, Mapping | list | tuple):
-            return self._conceal_nested(value, depth + 1)
-        if isinstance(value, int) and not _INT64_MIN <= value <= _UINT64_MAX:
-            return orjson.Fragment(str(value))  # orjson refuses integers beyond 64 bits
-        return value
+        return self._conceal_nested(value, depth + 1) if isinstance(value, _NESTED) else value
 
     def _conceal_nested(self, value: Mapping[str, object] | Sequence[object], depth: int) -> object:
         if depth > _DEPTH_MAX:
             return "[nested too deeply]"  # orjson refuses what is nested more than 254 deep
         if isinstance(value, Mapping):
-            return {key: self._conceal_member(key, member, depth) for key, member in value.items()}
+            clear = self._clear
+            return {
+                key: member if key in clear and isinstance(member, str) else self._conceal(member, depth)
+                for key, member in value.items()
+            }
         return [self._conceal(member, depth) for member in value]
-
-    def _conceal_member(self, key: str, value: object, depth: int) -> object:
-        return value if key in self._clear and isinstance(value, str) else self._conceal(value, depth)
 
 
 def rfc3339(at_ms: int) -> str:
