@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.catalog import connections, roles
@@ -39,6 +41,7 @@ class Catalog:
         self._engines = engines
         self._cache = _Cache(0, {}, {}, {})
         self._retired_ms: dict[ConnectionNumber, int] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def refresh(self) -> None:
         """Takes in what changed in the store since the last look."""
@@ -84,45 +87,27 @@ class Catalog:
     async def write_connection(self, name: str, fields: ConnectionWrite) -> list[str]:
         """Keeps a connection, new or changed, and answers warnings; connects first unless told not to.
 
-        A connection that can't be verified changes nothing. Raises `InvalidRequest`.
+        A connection that can't be verified changes nothing. One that turns out to be another cluster gets a new number; the
+        former one is kept for its leases, as if it had been deleted. Goes on when the caller leaves. Raises `InvalidRequest`.
         """
-        wanted = connections.merged(self._cache.connections.get(name), name, fields)
-        warnings = list(self._registry.plugin(wanted.plugin_name).check_config(wanted.details))
-        if wanted.password_policy:
-            warnings.append("password_policy is kept but not used yet: passwords follow the built-in rule")
-        engine = self._engines.build(wanted)
-        if fields.verify_connection:
-            try:
-                await engine.open()
-            except BaseException as error:
-                await engine.close()
-                if not isinstance(error, EngineError):
-                    raise
-                raise InvalidRequest(f"error creating database object: error verifying connection: {error}") from None
-        try:
-            document = await self._store.put_document(connections.KIND, name, connections.to_body(wanted))
-        except BaseException:
-            await engine.close()
-            raise
-        self._take_in(document)
-        kept = replace(wanted, number=ConnectionNumber(document.number), revision=document.revision)
-        await self._engines.put(kept, engine, opened=fields.verify_connection)
-        return warnings
+        return await asyncio.shield(self._write_connection(name, fields))
 
     async def delete_connection(self, name: str) -> None:
         """Takes a connection off the list. Its leases are still revoked over it; `purge_retired` lets go of it after the last."""
-        document = await self._store.delete_document(connections.KIND, name)
-        if document is not None:
-            self._take_in(document)
+        async with self._turn(name):
+            document = await self._store.delete_document(connections.KIND, name)
+            if document is not None:
+                self._take_in(document)
 
     async def reset_connection(self, name: str) -> None:
         """Closes the connection's sessions and opens new ones. Raises `InvalidRequest`, `DatabaseUnavailable`."""
         connection = self.connection(name)
         await self._engines.close(connection.number)
-        await self._engines.get(connection)
+        await self.engine_for(connection)
 
     async def purge_retired(self) -> None:
-        """Erases deleted connections that no lease needs any longer."""
+        """Erases deleted connections that no lease needs any longer, and closes engines that were replaced. Once a minute."""
+        await self._engines.close_replaced()
         before = self._store.now_ms() - _LINGER_MS
         for connection in list(self._cache.retired.values()):
             if self._retired_ms[connection.number] > before:
@@ -136,11 +121,17 @@ class Catalog:
 
     async def engine(self, number: ConnectionNumber) -> Guard:
         """The connected engine of a connection. Raises `DatabaseUnavailable`, `EngineMissing`."""
-        return await self._engines.get(self._by_number(number))
+        return await self.engine_for(self._by_number(number))
 
     async def engine_for(self, connection: Connection) -> Guard:
-        """The connected engine of a connection at hand. Raises `DatabaseUnavailable`, `EngineMissing`."""
-        return await self._engines.get(connection)
+        """The connected engine of a connection at hand. Raises `DatabaseUnavailable`, `EngineMissing`.
+
+        It is on record where the connection leads before anybody gets it: no user is made at a place that nobody could name later.
+        """
+        engine = await self._engines.get(connection)
+        if not connection.cluster or connection.proven is not None:
+            await self._note_cluster(connection)
+        return engine
 
     def in_use(self, number: ConnectionNumber) -> bool:
         """Whether the connection's engine has been opened by this process."""
@@ -184,6 +175,59 @@ class Catalog:
         if document is not None:
             self._take_in(document)
 
+    async def _write_connection(self, name: str, fields: ConnectionWrite) -> list[str]:
+        async with self._turn(name):
+            old = self._cache.connections.get(name)
+            wanted = connections.merged(old, name, fields)
+            warnings = list(self._registry.plugin(wanted.plugin_name).check_config(wanted.details))
+            if wanted.password_policy:
+                warnings.append("password_policy is kept but not used yet: passwords follow the built-in rule")
+            engine = self._engines.build(wanted)
+            try:
+                if fields.verify_connection:
+                    wanted = connections.verified(wanted, await _found(engine))
+                else:
+                    wanted = connections.unverified(old, wanted)
+                if old is not None and connections.moved(old, wanted):
+                    await self._retire(old)
+                    wanted = replace(wanted, proven=None, cluster=wanted.cluster if fields.verify_connection else "")
+                    warnings.append(
+                        f"connection {name} leads to another database cluster now; its former leases are still ended at the former one"
+                    )
+                document = await self._store.put_document(connections.KIND, name, connections.to_body(wanted))
+            except BaseException:
+                await engine.close()
+                raise
+            self._take_in(document)
+            kept = replace(wanted, number=ConnectionNumber(document.number), revision=document.revision)
+            self._engines.put(kept, engine, opened=fields.verify_connection)
+            return warnings
+
+    async def _retire(self, old: Connection) -> None:
+        """Deletes the connection in the state in which its leases can be ended over it."""
+        kept = connections.former(old)
+        if kept is not old:
+            self._take_in(await self._store.put_document(connections.KIND, old.name, connections.to_body(kept)))
+        document = await self._store.delete_document(connections.KIND, old.name)
+        if document is not None:
+            self._take_in(document)
+
+    async def _note_cluster(self, connection: Connection) -> None:
+        """Keeps where the connection was found to lead, while it is still that connection."""
+        async with self._turn(connection.name):
+            current = self._cache.connections.get(connection.name)
+            found = self._engines.cluster(connection.number)
+            if not found or current is None or current.number != connection.number:
+                return
+            if current.cluster and current.proven is None:
+                return
+            kept = connections.verified(current, found)
+            self._take_in(await self._store.put_document(connections.KIND, current.name, connections.to_body(kept)))
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        """Whoever changes a connection holds this from its reading to its writing."""
+        return self._turns.setdefault(name, asyncio.Lock())
+
     def _check_terms(self, role: Role) -> list[str]:
         warnings = []
         if role.credential_config.get("password_policy"):
@@ -219,3 +263,11 @@ class Catalog:
             del self._cache.connections[connection.name]
         self._cache.retired[connection.number] = connection
         self._retired_ms.setdefault(connection.number, self._store.now_ms())
+
+
+async def _found(engine: Guard) -> str:
+    """Opens an engine on trial, and answers which cluster it found. Raises `InvalidRequest` in Vault's words."""
+    try:
+        return (await engine.open()).cluster
+    except EngineError as error:
+        raise InvalidRequest(f"error creating database object: error verifying connection: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -29,6 +29,10 @@ class Connection:
     password_policy: str = ""
     details: Mapping[str, Json] = field(default_factory=dict)
     """The engine's own fields, secrets among them."""
+    cluster: str = ""
+    """Where the users of its leases live (see `Health.cluster`); empty while nobody has connected, or where it can't be told."""
+    proven: Mapping[str, Json] | None = None
+    """The fields that were seen to lead to `cluster`, where `details` were changed since and not tried yet."""
 
     def allows(self, role: str) -> bool:
         """Whether the role may use this connection: exact names, or `*` at the start or end of an entry (Vault's globs)."""
@@ -49,6 +53,8 @@ def from_document(document: Document) -> Connection:
         root_rotation_statements=tuple(body["root_rotation_statements"]),
         password_policy=body["password_policy"],
         details=body["details"],
+        cluster=body.get("cluster", ""),
+        proven=body.get("proven"),
     )
 
 
@@ -79,7 +85,38 @@ def merged(old: Connection | None, name: str, write: ConnectionWrite) -> Connect
         ),
         password_policy=str(chosen("password_policy")),
         details={**base.details, **(write.model_extra or {})},
+        cluster=base.cluster,
+        proven=base.proven,
     )
+
+
+def verified(wanted: Connection, cluster: str) -> Connection:
+    """The connection once its fields were seen to lead to `cluster`."""
+    return replace(wanted, cluster=cluster, proven=None)
+
+
+def unverified(old: Connection | None, wanted: Connection) -> Connection:
+    """The connection as it is kept untried: with the fields of `old` that are known to lead to its cluster."""
+    if old is None or not old.cluster or old.proven is not None or same_address(old, wanted):
+        return wanted
+    return replace(wanted, proven=old.details)
+
+
+def former(old: Connection) -> Connection:
+    """The connection with the fields that its leases were made over."""
+    return old if old.proven is None else replace(old, details=old.proven, proven=None)
+
+
+def moved(old: Connection | None, wanted: Connection) -> bool:
+    """Whether `wanted` is, or may be, another cluster than the one that has the users of `old`."""
+    if old is None:
+        return False
+    return old.plugin_name != wanted.plugin_name or old.cluster not in ("", wanted.cluster)
+
+
+def same_address(one: Connection, other: Connection) -> bool:
+    """Whether both are reached in the same way, so that one engine serves for both."""
+    return one.plugin_name == other.plugin_name and one.details == other.details
 
 
 def to_body(connection: Connection) -> bytes:
@@ -92,6 +129,8 @@ def to_body(connection: Connection) -> bytes:
             "root_rotation_statements": connection.root_rotation_statements,
             "password_policy": connection.password_policy,
             "details": connection.details,
+            "cluster": connection.cluster,
+            "proven": connection.proven,
         },
         option=orjson.OPT_SORT_KEYS,
     )

@@ -207,7 +207,8 @@ class Rig:
 
         def build(connection: Connection) -> Guard:
             name = connection.name
-            engine = RestartingEngine(self.server(name), origin, lambda: self.started.get(name, "1"))
+            server = self.server(str(connection.details.get("connection_url", name)))
+            engine = RestartingEngine(server, origin, lambda: self.started.get(name, "1"))
             hooked: Any = Hooked(engine, name, self.at)
             return Guard(hooked, name, EngineSettings(), metrics, self.clock)
 
@@ -339,15 +340,15 @@ class Rig:
     # what is there --------------------------------------------------------------------------------------------------
 
     def server(self, name: str = "main") -> MemoryServer:
-        """The database of a connection."""
+        """The database of a connection: the one at its `connection_url`, or the one that has the connection's name."""
         if name not in self.servers:
             self.servers[name] = MemoryServer(self.clock)
         return self.servers[name]
 
-    async def connection(self, name: str = "main", **fields: Any) -> None:
-        """Writes a connection that every role may use."""
+    async def connection(self, name: str = "main", **fields: Any) -> list[str]:
+        """Writes a connection that every role may use, and answers the warnings."""
         write = ConnectionWrite.model_validate({"plugin_name": PLUGIN, "allowed_roles": "*"} | fields)
-        await self.boot.catalog.write_connection(name, write)
+        return await self.boot.catalog.write_connection(name, write)
 
     async def role(self, name: str = "app", **fields: Any) -> None:
         """Writes a role; unless told otherwise on the connection `main`."""

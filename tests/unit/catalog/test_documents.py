@@ -43,6 +43,8 @@ def _document(kind: str, name: str, body: bytes, number: int = 5) -> Document:
         root_rotation_statements=tuples,
         password_policy=words,
         details=options,
+        cluster=words,
+        proven=st.none() | options,
     )
 )
 def test_a_connection_comes_back_as_it_was(connection: Connection) -> None:
