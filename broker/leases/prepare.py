@@ -84,7 +84,12 @@ class Pools:
         window = self._window(role)
         if not window.ready and not window.empty:
             await self._load(role, connection, window)
-        return window.ready.popleft() if window.ready else None
+        while window.ready:
+            lease = window.ready.popleft()
+            # The connection may have got another number since the window was read: those users are at its former cluster.
+            if lease.connection == connection.number:
+                return lease
+        return None
 
     async def give_back(self, role: Role, lease: Lease) -> None:
         """Takes back a user that was taken and, as the store says, not claimed: else it would wait beyond the window for ever."""

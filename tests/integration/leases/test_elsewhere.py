@@ -101,7 +101,9 @@ async def test_prepared_users_stay_with_their_cluster(rig: Any, token: Any) -> N
     await rig.fill()
     first = await rig.issue(token)
     await rig.connection(connection_url="new")
+    rig.passed.clear()
     second = await rig.issue(token)
+    assert "before main.enable" not in rig.passed
     assert rig.can_log_in(second, "new")
     await rig.fill()
     await rig.settle_down()
