@@ -74,6 +74,11 @@ class Report:
     """What is odd but breaks nothing, each led by `file:line`."""
 
     @property
+    def begins_at(self) -> int | None:
+        """The sequence number of the first sound line, proved or not; None where there is none."""
+        return next((extent.first for extent in self.extents if extent.first is not None), None)
+
+    @property
     def intact(self) -> bool:
         """Whether nothing is wrong."""
         return self.flaw is None
@@ -185,6 +190,10 @@ class _Walk:
         file = self._at.extent.file if self._at else self._report.extents[-1].file
         number = self._at.number if self._at else 0
         following = self._report.ends_at + 1
+        if self._at is None:
+            return Flaw(
+                Wrong.CUT_OFF, file, number, following, f"it is empty, and the store knows of {self._head.sequence} entries"
+            )
         detail = f"the store knows of entries up to {self._head.sequence}; {_span(following, self._head.sequence)} cut off"
         return Flaw(Wrong.CUT_OFF, file, number, following, detail)
 
@@ -211,8 +220,13 @@ class _Walk:
             detail = "it has no end and nothing closes it off; a broker that writes it now, or starts, ends that"
             return _flaw(Wrong.TORN, suspect, asked, detail)
         if after is not None and self._chain.follow(self._link or GENESIS, after.raw):
-            return _flaw(Wrong.FORGED, suspect, asked, "it is no line of the chain and stands between two that are")
-        return _flaw(Wrong.ALTERED, suspect, asked, "it has not the form of a chained line")
+            return _flaw(
+                Wrong.FORGED,
+                suspect,
+                asked,
+                f"line {suspect.number} is not a line of this log, and stands between two that are",
+            )
+        return _flaw(Wrong.ALTERED, suspect, asked, f"line {suspect.number} is not a line of this log")
 
     def _unproved(self, suspect: _Line, after: _Line | None, claimed: Link) -> Flaw:
         hint = "" if self._link is not None else ", or the key is not this log's"

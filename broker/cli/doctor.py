@@ -8,7 +8,7 @@ import os
 import platform
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ import typer
 
 from broker import __version__
 from broker.cli import exits
-from broker.cli.serve import DEFAULT_CONFIG
+from broker.cli.serve import DEFAULT_CONFIG, chosen
 from broker.config import Config, load
 from broker.errors import BrokerError, ConfigError, StoreInUse
 
@@ -44,10 +44,12 @@ class Finding:
 
 
 def doctor(
-    config: Annotated[Path, typer.Option(help="The configuration to check.")] = DEFAULT_CONFIG,
+    config: Annotated[Path | None, typer.Option(help=f"The configuration to check; {DEFAULT_CONFIG} unless given.")] = None,
 ) -> None:
     """Checks versions, plugins, configuration, store, key and permissions; with the daemon stopped, each connection too."""
-    findings = [*versions(), *import_clash(), *plugins(), *_configured(config)]
+    settings, configured = _configured(config)
+    allowed = settings.engines.allowed_distributions if settings else ()
+    findings = [*versions(), *import_clash(), *plugins(allowed), *configured, *(_state(settings) if settings else ())]
     for finding in findings:
         typer.echo(f"{finding.verdict:<5} {finding.subject:<28} {finding.text}")
     if any(finding.verdict is Verdict.BAD for finding in findings):
@@ -77,11 +79,11 @@ def import_clash() -> Iterator[Finding]:
         )
 
 
-def plugins() -> Iterator[Finding]:
-    """Every engine plugin that is installed, and the state of each."""
+def plugins(allowed_distributions: Collection[str] = ()) -> Iterator[Finding]:
+    """Every engine plugin that is installed, and the state of each; an empty `allowed_distributions` allows all."""
     from broker.engines.registry import Registry  # noqa: PLC0415 - scans the installed distributions
 
-    states = Registry.installed().list_plugins()
+    states = Registry.installed(allowed_distributions).list_plugins()
     if not states:
         yield Finding(Verdict.BAD, "plugins", "none installed: no database can be spoken to")
     for state in states:
@@ -89,23 +91,25 @@ def plugins() -> Iterator[Finding]:
         yield Finding(verdict, state.plugin_name, state.reason or f"from {', '.join(state.distributions)}")
 
 
-def _configured(path: Path) -> Iterator[Finding]:
+def _configured(path: Path | None) -> tuple[Config | None, list[Finding]]:
     try:
-        config = load(path)
+        config = load(chosen(path))
     except ConfigError as error:
-        for mistake in error.mistakes:
-            yield Finding(Verdict.BAD, "config", mistake)
-        return
-    yield Finding(Verdict.GOOD, "config", str(path))
-    yield from _state(config)
+        return None, [Finding(Verdict.BAD, "config", mistake) for mistake in error.mistakes]
+    return config, [Finding(Verdict.GOOD, "config", str(path or DEFAULT_CONFIG))]
 
 
 def _state(config: Config) -> Iterator[Finding]:
     directory = config.store.directory
-    if not directory.exists():
+    try:
+        found = list(_permissions(directory))
+    except FileNotFoundError:
         yield Finding(Verdict.NOTE, "store", f"{directory} does not exist yet: the first start makes it")
         return
-    yield from _permissions(directory)
+    except OSError as error:
+        yield Finding(Verdict.BAD, "store", f"store.directory: {directory} can't be looked into ({error.strerror})")
+        return
+    yield from found
     try:
         yield from asyncio.run(_opened(config))
     except StoreInUse as in_use:

@@ -12,10 +12,11 @@ import typer
 from broker.errors import ConfigError
 
 DEFAULT_CONFIG = Path("/etc/broker/broker.toml")
+NO_CONFIG = f"there is no {DEFAULT_CONFIG}: give --config FILE, or try broker serve --dev"
 
 
 def serve(
-    config: Annotated[Path | None, typer.Option(help="The configuration, e.g. etc/broker.toml.")] = None,
+    config: Annotated[Path | None, typer.Option(help=f"The configuration; {DEFAULT_CONFIG} unless given.")] = None,
     dev: Annotated[  # noqa: FBT002 - a command-line switch
         bool, typer.Option("--dev", help="For trying out: key in memory, state in a temporary directory, loopback only.")
     ] = False,
@@ -31,7 +32,14 @@ def serve(
         raise ConfigError(["--address goes with --dev; otherwise set server.address in the configuration"])
     from broker import config as configuration  # noqa: PLC0415 - a command loads its room when it is called
 
-    _run(configuration.load(config or DEFAULT_CONFIG))
+    _run(configuration.load(chosen(config)))
+
+
+def chosen(config: Path | None) -> Path:
+    """The configuration to use: the one given, else the installed one. Raises `ConfigError` when there is neither."""
+    if config is None and not DEFAULT_CONFIG.exists():
+        raise ConfigError([NO_CONFIG])
+    return config or DEFAULT_CONFIG
 
 
 def _serve_dev(address: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from broker.audit.chain import GENESIS, Chain, Link
+from broker.audit.resume import examine
 from broker.cli.audit import conclude, verify_files
 from broker.errors import InvalidRequest
 
@@ -20,9 +22,9 @@ def _log(path: Path, count: int) -> Link:
     return head
 
 
-def _shown(path: Path, head: Link | None) -> tuple[int, str]:
+def _shown(path: Path, head: Link | None, beginning: int = 1) -> tuple[int, str]:
     console = Console(width=200, record=True, quiet=False, file=(path.parent / "shown").open("w"))
-    code = conclude(verify_files([path], KEY, head), console)
+    code = conclude(verify_files([path], KEY, head), beginning, console)
     console.file.close()
     return code, (path.parent / "shown").read_text()
 
@@ -49,13 +51,37 @@ def test_a_broken_log_exits_with_one_and_names_the_line(tmp_path: Path) -> None:
     assert f"BROKEN {path}:2 sequence 2 altered: its text does not match its MAC" in text
 
 
-def test_where_verification_starts_is_said(tmp_path: Path) -> None:
-    """A log without its beginning is not passed off as whole."""
+def test_a_log_without_its_beginning_exits_with_two(tmp_path: Path) -> None:
+    """It is not passed off as whole, unless whoever asks knows that the older entries are gone."""
     path = tmp_path / "audit.log"
     head = _log(path, 3)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
     code, text = _shown(path, head)
-    assert (code, "Verification starts at sequence 3" in text) == (0, True)
+    assert code == 2
+    assert "Verification starts at sequence 3" in text
+    assert "BEGINS LATE at sequence 2, not 1" in text
+    assert _shown(path, head, 2)[0] == 0
+
+
+def test_an_exchanged_log_exits_with_two(tmp_path: Path) -> None:
+    """A broker that found its whole log gone goes on in a new file; that the old one is missing shows."""
+    path = tmp_path / "audit.log"
+    head = _log(path, 3)
+    entries = examine(io.BytesIO(b""), Chain(KEY), head).entries(0)
+    head, lines = Chain(KEY).extend(head, entries)
+    path.write_bytes(lines)
+    assert _shown(path, head)[0] == 2
+    assert _shown(path, head, 4)[0] == 0
+
+
+def test_an_emptied_log_is_said_once(tmp_path: Path) -> None:
+    """An empty file where there should be entries is broken."""
+    path = tmp_path / "audit.log"
+    head = _log(path, 3)
+    path.write_bytes(b"")
+    code, text = _shown(path, head)
+    assert code == 1
+    assert "it is empty, and the store knows of 3 entries" in text
 
 
 def test_an_unreadable_file_is_the_callers_mistake(tmp_path: Path) -> None:
