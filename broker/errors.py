@@ -63,10 +63,6 @@ class Unavailable(BrokerError):
         self.retry_after_s = retry_after_s
 
 
-class ShuttingDown(Unavailable):
-    """the broker is shutting down"""
-
-
 class AuditUnavailable(Unavailable):
     """the audit log can't be written, so the request was refused"""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.errors import StateConflict
-from broker.model import Lease, LeaseState, Stage
+from broker.model import Lease, LeaseState
 
 _RETRY_FIRST_MS = 1_000
 _RETRY_CAP_MS = 300_000
@@ -118,8 +118,3 @@ def retry(attempts: int, jitter: float) -> Retry:
     quick = used < QUICK_ATTEMPTS
     base = min(_RETRY_CAP_MS, _RETRY_FIRST_MS << min(attempts, 20)) if quick else STUCK_RETRY_MS
     return Retry(Event.DELAYED if quick else Event.STUCK, used, int(base * (0.75 + jitter / 2)))
-
-
-def pending_stages(done: Stage) -> tuple[Stage, ...]:
-    """The stages that remain after `done`, in order."""
-    return tuple(stage for stage in Stage if stage > done)

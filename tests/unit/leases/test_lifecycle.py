@@ -15,7 +15,6 @@ from broker.leases.lifecycle import (
     ends_ms,
     expected,
     live,
-    pending_stages,
     retry,
     target,
 )
@@ -88,13 +87,6 @@ def test_the_jitter_matters() -> None:
     assert retry(3, 0.0).delay_ms == 6_000
     assert retry(3, 0.5).delay_ms == 8_000
     assert retry(3, 0.999).delay_ms == 9_996
-
-
-def test_the_stages_that_remain() -> None:
-    """After each stage the later ones remain, in order."""
-    assert pending_stages(Stage.NONE) == tuple(Stage)[1:]
-    assert pending_stages(Stage.DROPPED) == (Stage.ABSENT,)
-    assert pending_stages(Stage.ABSENT) == ()
 
 
 @pytest.mark.parametrize(("due_ms", "expires_ms"), [(900, 100), (100, 900), (100, 100)])

@@ -19,7 +19,6 @@ _TABLE = [
     (errors.LimitExceeded("full", limit="x", retry_after_s=7), 429, ("full",), 7),
     (errors.Unavailable("away", retry_after_s=3), 503, ("away",), 3),
     (errors.Unavailable("away", retry_after_s=0), 503, ("away",), 1),
-    (errors.ShuttingDown(), 503, ("the broker is shutting down",), 1),
     (errors.AuditUnavailable("a"), 503, ("a",), 1),
     (errors.StoreUnavailable("s"), 503, ("s",), 1),
     (errors.OutcomeUnknown("o"), 503, ("o",), 1),
