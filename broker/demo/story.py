@@ -85,6 +85,7 @@ class Story:
         fields = {"display_name": "shop", "ttl": "1h"}
         reply = await self.scene.operator.call("POST", "auth/token/create", fields)
         await self.screen.done(f"{reply.status}  a token for the application, for an hour")
+        self.screen.note("It is a root token with an hour to live: until there are policies, only those can read creds.")
         return self.scene.caller(Secret(reply.body["auth"]["client_token"]))
 
     async def _one_lease(self, application: Caller) -> None:
