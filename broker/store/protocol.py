@@ -305,10 +305,6 @@ class Store(Protocol):
         """Ends tokens whose time has come, and their children, as above."""
         ...
 
-    async def next_token_end_ms(self) -> int | None:
-        """When the next token ends by itself."""
-        ...
-
     # documents ------------------------------------------------------------------------------------------------------
 
     async def put_document(self, kind: str, name: str, body: bytes) -> Document:

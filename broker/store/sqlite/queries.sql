@@ -240,9 +240,6 @@ DELETE FROM token WHERE number IN (SELECT value FROM json_each(:numbers));
 -- name: expired_tokens
 SELECT number FROM token WHERE expires IS NOT NULL AND expires <= :now ORDER BY expires LIMIT :limit;
 
--- name: next_token_end
-SELECT min(expires) FROM token WHERE expires IS NOT NULL;
-
 -- name: next_revision
 UPDATE counter SET value = value + 1 WHERE name = 'revision' RETURNING value;
 

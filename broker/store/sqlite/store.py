@@ -231,11 +231,6 @@ class SqliteStore:
         """See `Store.end_expired_tokens`."""
         return await self._writer.do(tokens.end_expired_tokens, self._cipher, limit)
 
-    async def next_token_end_ms(self) -> int | None:
-        """See `Store.next_token_end_ms`."""
-        row = self._reader.row(SQL["next_token_end"], {})
-        return None if row is None else row[0]
-
     # documents ------------------------------------------------------------------------------------------------------
 
     async def put_document(self, kind: str, name: str, body: bytes) -> Document:

@@ -215,16 +215,6 @@ async def test_expired_tokens_end_with_children_and_leases(book: Any) -> None:
     assert list(await book.store.end_expired_tokens(9)) == [late]
 
 
-async def test_next_token_end_is_the_earliest(book: Any) -> None:
-    """Tokens without an end don't count; one that ran out and was not yet ended does."""
-    assert await book.store.next_token_end_ms() is None
-    await book.token()
-    assert await book.store.next_token_end_ms() is None
-    await book.token(ttl_s=100)
-    await book.token(ttl_s=50)
-    assert await book.store.next_token_end_ms() == book.store.now_ms() + 50_000
-
-
 @pytest.mark.parametrize("children", list(TokenEnd))
 async def test_ending_nothing_changes_nothing(book: Any, children: TokenEnd) -> None:
     """An empty list, or tokens that are not there, are no error."""
