@@ -46,6 +46,13 @@ def translated(error: BaseException, where: str) -> EngineError:
     return EngineError(f"{where}: {type(error).__name__}: {error}")
 
 
+def is_foreseen(error: BaseException) -> bool:
+    """Whether the server, the network or the driver failed; anything else is a mistake of this program, and no caller's to read."""
+    return isinstance(
+        error, EngineError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError
+    )
+
+
 def first_line(error: BaseException) -> str:
     """The error's own text, without what the driver adds below it."""
     return str(error).partition("\n")[0]

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Origin
 from broker_postgresql.connector import Connector, Purpose
-from broker_postgresql.failures import leaves_connection_usable, translated
+from broker_postgresql.failures import is_foreseen, leaves_connection_usable, translated
 from broker_postgresql.late import Late
 from broker_postgresql.session import Session
 from broker_postgresql.settings import ConnectionSettings
@@ -145,8 +145,8 @@ class Lanes:
         self.retire()
 
     def told(self, error: BaseException) -> BaseException:
-        """The error as the engine's callers know it; a cancellation stays what it is."""
-        return translated(error, self._where) if isinstance(error, Exception) else error
+        """The error as the engine's callers know it; a cancellation, or a mistake of the program, stays what it is."""
+        return translated(error, self._where) if is_foreseen(error) else error
 
     async def farewell(self, origin: Origin) -> None:
         """Ends what still runs of calls that were given up, while somebody remembers them. Raises `EngineError`."""
