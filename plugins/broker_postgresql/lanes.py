@@ -54,9 +54,12 @@ class Lane:
             session = await self._take()
             try:
                 yield session
-            except BaseException as error:  # noqa: BLE001 - cancellation too leaves a statement running; it is raised again
+            except BaseException as error:
                 await self._after(error, session)
-                raise self._lanes.told(error) from error if isinstance(error, Exception) else None
+                told = self._lanes.told(error)
+                if told is error:
+                    raise
+                raise told from error
             else:
                 self._give_back(session)
 
@@ -69,10 +72,13 @@ class Lane:
             session = await self._lanes.connect(self._purpose, database)
             try:
                 yield session
-            except BaseException as error:  # noqa: BLE001 - cancellation too leaves a statement running; it is raised again
+            except BaseException as error:
                 if not leaves_connection_usable(error):
                     self._lanes.give_up(session)
-                raise self._lanes.told(error) from error if isinstance(error, Exception) else None
+                told = self._lanes.told(error)
+                if told is error:
+                    raise
+                raise told from error
             finally:
                 await _close(session)
 
