@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, ShortText, StringList, Wire
 from broker.errors import InvalidRequest
@@ -78,3 +78,42 @@ class RoleWrite(Wire):
         if value not in ("", "password"):
             raise InvalidRequest("credential_type: not supported; allowed is password")
         return "password"
+
+
+class ConnectionShown(BaseModel):
+    """A connection as it may be read back."""
+
+    plugin_name: str = Field(description="Which engine speaks to the database.")
+    plugin_version: str = Field(description="Version of the engine; empty: the installed one.")
+    connection_details: dict[str, object] = Field(description="The engine's own fields, without secrets.")
+    allowed_roles: list[str] = Field(description="Roles that may use the connection.")
+    root_credentials_rotate_statements: list[str] = Field(description="Statements that set the connection's own new password.")
+    password_policy: str = Field(description="Name of the policy for generated passwords.")
+
+
+class RoleShown(BaseModel):
+    """A role as it may be read back; options for the engine stand beside these fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    db_name: str = Field(description="The connection in which users are made.")
+    creation_statements: list[str] = Field(description="What makes a user.")
+    revocation_statements: list[str] = Field(description="What removes a user; empty: the engine's staged revocation.")
+    rollback_statements: list[str] = Field(description="What undoes a failed creation.")
+    renew_statements: list[str] = Field(description="What extends a user.")
+    default_ttl: int = Field(description="How long a lease lives, in seconds; 0: the broker's default.")
+    max_ttl: int = Field(description="How long a lease may live with renewals, in seconds; 0: the broker's maximum.")
+    credential_type: str = Field(description="What kind of credential is made.")
+    credential_config: dict[str, str] = Field(
+        default_factory=dict, description="Settings of the credential, where there are any."
+    )
+    prepared_users: int = Field(description="How many users are kept ready.")
+    reissue: bool = Field(description="Whether the same token gets its living lease again.")
+    max_leases: int = Field(description="The most live leases of the role; 0: no limit.")
+
+
+class Credentials(BaseModel):
+    """What a lease gives."""
+
+    username: str = Field(description="The database user that was made for it.")
+    password: str = Field(description="The user's password. It is answered once.")

@@ -5,6 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import orjson
+from pydantic import BaseModel, Field
+
+from broker.api.auth import Auth
+
+
+class Envelope(BaseModel):
+    """What stands around every answer with content. Every key is always there."""
+
+    request_id: str = Field(description="Id of the request; its audit entries and log lines carry it.")
+    lease_id: str = Field(description="The lease that was issued or renewed, or empty.")
+    renewable: bool = Field(description="Whether that lease can be renewed.")
+    lease_duration: int = Field(description="How long that lease lives from now on, in seconds.")
+    data: dict[str, object] | None = Field(description="What was asked for.")
+    wrap_info: None = Field(description="Always null: answers are not wrapped.")
+    warnings: list[str] | None = Field(description="What the caller should know although all went well.")
+    auth: Auth | None = Field(description="The token that was made or renewed.")
+    mount_type: str = Field(description="Kind of the mount that answered.")
+
+
+class Errors(BaseModel):
+    """What is answered when something did not go well."""
+
+    errors: list[str] = Field(description="What happened, to what, and what to do; may be empty, for what is not there.")
+
+
+class Keys(BaseModel):
+    """Names in a list."""
+
+    keys: list[str] = Field(description="The names; one that ends in `/` has more below it.")
 
 
 def success(request_id: str, fields: Mapping[str, object]) -> bytes:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema, model_validator
 
 from broker.duration import parse_seconds
 from broker.errors import InvalidRequest
@@ -116,14 +116,45 @@ def _named(info: ValidationInfo) -> str:
     return info.field_name or "value"
 
 
-ShortText = Annotated[str, BeforeValidator(lambda value, info: short_text(value, _named(info)))]
-Text = Annotated[str, BeforeValidator(lambda value, info: text(value, _named(info)))]
+_TEXT = {"type": "string", "maxLength": TEXT_CHARS}
+_TEXTS = {"type": "array", "items": _TEXT, "maxItems": LIST_ITEMS}
+
+ShortText = Annotated[
+    str,
+    BeforeValidator(lambda value, info: short_text(value, _named(info))),
+    WithJsonSchema({"type": "string", "maxLength": NAME_CHARS}),
+]
+Text = Annotated[str, BeforeValidator(lambda value, info: text(value, _named(info))), WithJsonSchema(_TEXT)]
 LenientBool = Annotated[bool, BeforeValidator(lambda value, info: boolean(value, _named(info)))]
 LenientInt = Annotated[int, BeforeValidator(lambda value, info: integer(value, _named(info)))]
-DurationSeconds = Annotated[int, BeforeValidator(lambda value, info: parse_seconds(value, field=_named(info)))]
-StringList = Annotated[list[str], BeforeValidator(lambda value, info: string_list(value, _named(info)))]
-CommaList = Annotated[list[str], BeforeValidator(lambda value, info: comma_list(value, _named(info)))]
-KeyValues = Annotated[dict[str, str], BeforeValidator(lambda value, info: key_values(value, _named(info)))]
+DurationSeconds = Annotated[
+    int,
+    BeforeValidator(lambda value, info: parse_seconds(value, field=_named(info))),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "examples": ["1h30m", "3600"]}]}),
+]
+StringList = Annotated[
+    list[str],
+    BeforeValidator(lambda value, info: string_list(value, _named(info))),
+    WithJsonSchema({"anyOf": [_TEXTS, _TEXT]}),
+]
+CommaList = Annotated[
+    list[str],
+    BeforeValidator(lambda value, info: comma_list(value, _named(info))),
+    WithJsonSchema({"anyOf": [_TEXTS, {**_TEXT, "examples": ["a,b"]}]}),
+]
+KeyValues = Annotated[
+    dict[str, str],
+    BeforeValidator(lambda value, info: key_values(value, _named(info))),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "additionalProperties": _TEXT, "maxProperties": LIST_ITEMS},
+                {**_TEXTS, "examples": [["k=v"]]},
+            ]
+        }
+    ),
+]
+# The schemas say what may be sent, in the clearest of the ways that are understood: a number as text is taken too.
 
 
 class Wire(BaseModel):

@@ -86,3 +86,17 @@ class StuckLease(BaseModel):
     username: str = Field(description="The database user that is still there, without login.")
     failing_since: str | None = Field(description="Since when its revocation has been failing (RFC 3339).")
     remedy: list[str] = Field(description="Statements that let its revocation finish.")
+
+
+class StuckLeases(BaseModel):
+    """Leases whose revocation has failed so far."""
+
+    lease_count: int = Field(description="How many are listed.")
+    leases: list[StuckLease] = Field(description="Which, oldest first.")
+
+
+class StuckCount(BaseModel):
+    """How many leases' revocation has failed so far."""
+
+    lease_count: int = Field(description="How many in all.")
+    counts: dict[str, int] = Field(description="How many by accessor of their mount, where there are any.")

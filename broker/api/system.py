@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from broker.api.fields import LenientInt, Wire
 from broker.errors import InvalidRequest
@@ -102,3 +102,26 @@ class Mount(BaseModel):
     running_sha256: str = Field("", description="Always empty.")
     deprecation_status: str = Field("supported", description="Always `supported`.")
     config: MountConfig = Field(default_factory=MountConfig, description="Settings of the mount.")
+
+
+class MountSeen(Mount):
+    """The mount that a path lies in."""
+
+    path: str = Field(description="Where it stands.")
+
+
+class Mounts(RootModel[dict[str, Mount]]):
+    """What stands where, by path."""
+
+
+class MountsSeen(BaseModel):
+    """What stands where, as far as the caller may see it."""
+
+    secret: dict[str, Mount] = Field(description="Mounts of secrets, by path.")
+    auth: dict[str, Mount] = Field(description="Mounts of login methods, by path without `auth/`.")
+
+
+class Initialised(BaseModel):
+    """Whether there is a store."""
+
+    initialized: bool = Field(default=True, description="Whether the store was made.")

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
+
+from pydantic import BaseModel
 
 from broker.api.envelope import ignored_warning, replaced_warning
 from broker.api.fields import Wire, decode, name
@@ -49,6 +51,8 @@ class Reply:
     """Keys of `data` that stand at the top level too, for older clients."""
     status: int = 0
     """0: 200, or 204 where there is no content."""
+    document: bytes = b""
+    """A whole body in JSON that stands alone, without the envelope."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,11 +111,27 @@ class Route:
     handler: Handler
     access: Access = Access.TOKEN
     exists: Exists | None = None
+    takes: type[Wire] | None = None
+    """What its handler decodes: the body, or the query where there is none."""
+    gives: type[BaseModel] | None = None
+    """What stands under `data` of its answer (or under `auth`, for `Auth`), or alone where there is no envelope."""
+    statuses: Sequence[int] = ()
+    """What it answers with when all went well; empty: 200 with content, 204 without."""
 
     @property
     def label(self) -> str:
         """What metrics call it: one of few values, whatever is asked."""
         return f"{self.operation} {self.pattern}"
+
+
+class Declared(TypedDict, total=False):
+    """What may be said of a route besides where it is; see `Route`."""
+
+    access: Access
+    exists: Exists | None
+    takes: type[Wire] | None
+    gives: type[BaseModel] | None
+    statuses: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +140,11 @@ class Table:
 
     routes: list[Route] = field(default_factory=list)
 
-    def add(
-        self, operation: str, pattern: str, *, access: Access = Access.TOKEN, exists: Exists | None = None
-    ) -> Callable[[Handler], Handler]:
+    def add(self, operation: str, pattern: str, **declared: Unpack[Declared]) -> Callable[[Handler], Handler]:
         """Declares the decorated handler for `operation` (read, list, update, delete) at `pattern`."""
 
         def declare(handler: Handler) -> Handler:
-            self.routes.append(Route(operation=operation, pattern=pattern, handler=handler, access=access, exists=exists))
+            self.routes.append(Route(operation=operation, pattern=pattern, handler=handler, **declared))
             return handler
 
         return declare
@@ -152,12 +170,12 @@ class Router:
     """Finds routes. What is not there is a route too, whose handler refuses, so that the gate sees it like any other."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
+        self.routes = tuple(route for table in tables for route in table.routes)
         self._exact: dict[str, dict[str, Route]] = {}
         self._named: dict[str, tuple[str, dict[str, Route]]] = {}
         self._tails: dict[str, tuple[str, dict[str, Route]]] = {}
-        for table in tables:
-            for route in table.routes:
-                self._enter(route)
+        for route in self.routes:
+            self._enter(route)
 
     def find(self, operation: str, path: str) -> tuple[Route, Mapping[str, str]]:
         """The route for `operation` at `path`, and what the pattern's placeholder stands for."""

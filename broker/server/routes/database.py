@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from broker.api.database import ConnectionWrite, RoleWrite
+from broker.api.database import ConnectionShown, ConnectionWrite, Credentials, RoleShown, RoleWrite
+from broker.api.envelope import Keys
 from broker.api.fields import short_text
 from broker.audit.entry import AuditResponse
 from broker.errors import NotFound
@@ -17,7 +18,10 @@ _MOUNT = mount_of(DATABASE)
 
 
 @TABLE.add(
-    "update", "database/config/{name}", exists=lambda services, name: services.catalog.connection_shown(name) is not None
+    "update",
+    "database/config/{name}",
+    exists=lambda services, name: services.catalog.connection_shown(name) is not None,
+    takes=ConnectionWrite,
 )
 async def write_connection(call: Call) -> Reply:
     """Makes or changes a connection."""
@@ -25,13 +29,13 @@ async def write_connection(call: Call) -> Reply:
     return Reply(warnings=await call.services.catalog.write_connection(call.name, fields))
 
 
-@TABLE.add("read", "database/config/{name}")
+@TABLE.add("read", "database/config/{name}", gives=ConnectionShown)
 async def read_connection(call: Call) -> Reply:
     """Shows a connection without its secrets."""
     return _found(call.services.catalog.connection_shown(call.name))
 
 
-@TABLE.add("list", "database/config")
+@TABLE.add("list", "database/config", gives=Keys)
 async def list_connections(call: Call) -> Reply:
     """The names of the connections."""
     return listed(call.services.catalog.connection_names())
@@ -51,20 +55,25 @@ async def reset_connection(call: Call) -> Reply:
     return Reply()
 
 
-@TABLE.add("update", "database/roles/{name}", exists=lambda services, name: services.catalog.role_shown(name) is not None)
+@TABLE.add(
+    "update",
+    "database/roles/{name}",
+    exists=lambda services, name: services.catalog.role_shown(name) is not None,
+    takes=RoleWrite,
+)
 async def write_role(call: Call) -> Reply:
     """Makes or changes a role."""
     fields = call.decode(RoleWrite)
     return Reply(warnings=await call.services.catalog.write_role(call.name, fields))
 
 
-@TABLE.add("read", "database/roles/{name}")
+@TABLE.add("read", "database/roles/{name}", gives=RoleShown)
 async def read_role(call: Call) -> Reply:
     """Shows a role."""
     return _found(call.services.catalog.role_shown(call.name))
 
 
-@TABLE.add("list", "database/roles")
+@TABLE.add("list", "database/roles", gives=Keys)
 async def list_roles(call: Call) -> Reply:
     """The names of the roles."""
     return listed(call.services.catalog.role_names())
@@ -77,7 +86,7 @@ async def delete_role(call: Call) -> Reply:
     return Reply()
 
 
-@TABLE.add("read", "database/creds/{name}", access=Access.ISSUE)
+@TABLE.add("read", "database/creds/{name}", access=Access.ISSUE, gives=Credentials)
 async def read_credentials(call: Call) -> Reply:
     """Issues a lease: a database user that lives as long as it."""
     issued = await call.services.issuer.issue(_ask(call))

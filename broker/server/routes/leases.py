@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from broker.api.leases import LeaseNamed, LeaseRenew, LeaseRevoke, LeaseShown, PrefixRevoke, StuckLease, StuckQuery
+from broker.api.envelope import Keys
+from broker.api.leases import (
+    LeaseNamed,
+    LeaseRenew,
+    LeaseRevoke,
+    LeaseShown,
+    PrefixRevoke,
+    StuckCount,
+    StuckLease,
+    StuckLeases,
+    StuckQuery,
+)
 from broker.audit.entry import rfc3339
 from broker.errors import NotFound
 from broker.leases.query import LeaseView
@@ -11,29 +22,32 @@ from broker.server.router import Call, Reply, Table
 from broker.server.routes.database import listed
 
 TABLE = Table()
+RENEWED = (200,)
+REVOKED = (200, 202, 204)
+"""200 instead of 204 where there are warnings; 202 where it has only begun."""
 _ACCEPTED = Reply(status=202)
 _DATABASE_ACCESSOR = str(SECRET[DATABASE]["accessor"])
 _MOST_STUCK = 1_000_000
 
 
-@TABLE.add("update", "sys/leases/lookup")
+@TABLE.add("update", "sys/leases/lookup", takes=LeaseNamed, gives=LeaseShown)
 async def look_up(call: Call) -> Reply:
     """Shows a lease."""
     lease_id = call.decode(LeaseNamed).required_id()
     return Reply(data=_shown(await call.services.query.lookup(lease_id)))
 
 
-@TABLE.add("list", "sys/leases/lookup")
-@TABLE.add("list", "sys/leases/lookup/{prefix*}")
+@TABLE.add("list", "sys/leases/lookup", gives=Keys)
+@TABLE.add("list", "sys/leases/lookup/{prefix*}", gives=Keys)
 async def list_leases(call: Call) -> Reply:
     """One level of the tree of lease ids."""
     return listed(await call.services.query.keys_under(call.params.get("prefix", "")))
 
 
-@TABLE.add("update", "sys/leases/renew")
-@TABLE.add("update", "sys/leases/renew/{lease_id*}")
-@TABLE.add("update", "sys/renew")
-@TABLE.add("update", "sys/renew/{lease_id*}")
+@TABLE.add("update", "sys/leases/renew", takes=LeaseRenew, statuses=RENEWED)
+@TABLE.add("update", "sys/leases/renew/{lease_id*}", takes=LeaseRenew, statuses=RENEWED)
+@TABLE.add("update", "sys/renew", takes=LeaseRenew, statuses=RENEWED)
+@TABLE.add("update", "sys/renew/{lease_id*}", takes=LeaseRenew, statuses=RENEWED)
 async def renew(call: Call) -> Reply:
     """Gives a lease more time."""
     order = call.decode_with_path(LeaseRenew)
@@ -43,10 +57,10 @@ async def renew(call: Call) -> Reply:
     )
 
 
-@TABLE.add("update", "sys/leases/revoke")
-@TABLE.add("update", "sys/leases/revoke/{lease_id*}")
-@TABLE.add("update", "sys/revoke")
-@TABLE.add("update", "sys/revoke/{lease_id*}")
+@TABLE.add("update", "sys/leases/revoke", takes=LeaseRevoke, statuses=REVOKED)
+@TABLE.add("update", "sys/leases/revoke/{lease_id*}", takes=LeaseRevoke, statuses=REVOKED)
+@TABLE.add("update", "sys/revoke", takes=LeaseRevoke, statuses=REVOKED)
+@TABLE.add("update", "sys/revoke/{lease_id*}", takes=LeaseRevoke, statuses=REVOKED)
 async def revoke(call: Call) -> Reply:
     """Ends a lease."""
     order = call.decode_with_path(LeaseRevoke)
@@ -57,8 +71,8 @@ async def revoke(call: Call) -> Reply:
     return _ACCEPTED
 
 
-@TABLE.add("update", "sys/leases/revoke-prefix/{prefix*}")
-@TABLE.add("update", "sys/revoke-prefix/{prefix*}")
+@TABLE.add("update", "sys/leases/revoke-prefix/{prefix*}", takes=PrefixRevoke, statuses=REVOKED)
+@TABLE.add("update", "sys/revoke-prefix/{prefix*}", takes=PrefixRevoke, statuses=REVOKED)
 async def revoke_prefix(call: Call) -> Reply:
     """Ends all leases under a path."""
     if call.decode(PrefixRevoke).sync:
@@ -76,7 +90,7 @@ async def revoke_force(call: Call) -> Reply:
     return Reply()
 
 
-@TABLE.add("update", "sys/leases/tidy")
+@TABLE.add("update", "sys/leases/tidy", statuses=(202,))
 async def tidy(call: Call) -> Reply:
     """Starts to erase what is no longer needed."""
     call.services.tidier.start()
@@ -88,7 +102,7 @@ async def tidy(call: Call) -> Reply:
     )
 
 
-@TABLE.add("read", "sys/leases/count")
+@TABLE.add("read", "sys/leases/count", takes=StuckQuery, gives=StuckCount)
 async def count_stuck(call: Call) -> Reply:
     """How many leases are stuck."""
     if call.decode(StuckQuery).type != "irrevocable":
@@ -97,7 +111,7 @@ async def count_stuck(call: Call) -> Reply:
     return Reply(data={"lease_count": count, "counts": {_DATABASE_ACCESSOR: count} if count else {}})
 
 
-@TABLE.add("read", "sys/leases")
+@TABLE.add("read", "sys/leases", takes=StuckQuery, gives=StuckLeases)
 async def list_stuck(call: Call) -> Reply:
     """Which leases are stuck, why, and what would let them finish."""
     question = call.decode(StuckQuery)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.api.fields import decode
-from broker.api.system import Health, HealthQuery, Leader, SealStatus
+from broker.api.system import Health, HealthQuery, Initialised, Leader, Mount, Mounts, MountSeen, MountsSeen, SealStatus
 from broker.errors import InvalidRequest, PermissionDenied
 from broker.server import mounts
 from broker.server.router import Access, Call, Reply, Table
@@ -12,7 +12,7 @@ TABLE = Table()
 OPEN = Access.OPEN
 
 
-@TABLE.add("read", "sys/health", access=OPEN)
+@TABLE.add("read", "sys/health", access=OPEN, takes=HealthQuery, gives=Health)
 async def health(call: Call) -> Reply:
     """Says that all is well, by its status too."""
     status = decode(HealthQuery, call.data).status()
@@ -21,7 +21,7 @@ async def health(call: Call) -> Reply:
     return Reply(data=body.model_dump(), status=status)
 
 
-@TABLE.add("read", "sys/seal-status", access=OPEN)
+@TABLE.add("read", "sys/seal-status", access=OPEN, gives=SealStatus)
 async def seal_status(call: Call) -> Reply:
     """Says that the store is open."""
     facts = call.services.facts
@@ -29,25 +29,25 @@ async def seal_status(call: Call) -> Reply:
     return Reply(data=body.model_dump())
 
 
-@TABLE.add("read", "sys/leader", access=OPEN)
+@TABLE.add("read", "sys/leader", access=OPEN, gives=Leader)
 async def leader(_call: Call) -> Reply:
     """Says that there are no replicas."""
     return Reply(data=Leader().model_dump())
 
 
-@TABLE.add("read", "sys/init", access=OPEN)
+@TABLE.add("read", "sys/init", access=OPEN, gives=Initialised)
 async def initialised(_call: Call) -> Reply:
     """Says that the store is made: that happens before the door opens."""
-    return Reply(data={"initialized": True})
+    return Reply(data=Initialised().model_dump())
 
 
-@TABLE.add("read", "sys/mounts")
+@TABLE.add("read", "sys/mounts", gives=Mounts)
 async def list_mounts(_call: Call) -> Reply:
     """What stands where."""
     return Reply(data=mounts.SECRET, beside=mounts.SECRET)
 
 
-@TABLE.add("read", "sys/mounts/{path*}")
+@TABLE.add("read", "sys/mounts/{path*}", gives=Mount)
 async def read_mount(call: Call) -> Reply:
     """What stands at one path."""
     point = call.params["path"].rstrip("/") + "/"
@@ -57,7 +57,7 @@ async def read_mount(call: Call) -> Reply:
     return Reply(data=shown, beside=shown)
 
 
-@TABLE.add("read", "sys/internal/ui/mounts", access=Access.OPTIONAL)
+@TABLE.add("read", "sys/internal/ui/mounts", access=Access.OPTIONAL, gives=MountsSeen)
 async def list_mounts_seen(call: Call) -> Reply:
     """What stands where, as far as the caller may see it: nothing without a token."""
     if call.passage is None:
@@ -65,7 +65,7 @@ async def list_mounts_seen(call: Call) -> Reply:
     return Reply(data={"secret": mounts.SECRET, "auth": mounts.AUTH})
 
 
-@TABLE.add("read", "sys/internal/ui/mounts/{path*}", access=Access.OPTIONAL)
+@TABLE.add("read", "sys/internal/ui/mounts/{path*}", access=Access.OPTIONAL, gives=MountSeen)
 async def read_mount_seen(call: Call) -> Reply:
     """Which mount a path lies in; agents ask before every read."""
     path = call.params["path"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from broker.api.auth import AccessorNamed, AccessorRenew, RenewSelf, TokenCreate, TokenNamed, TokenRenew, TokenShown
+from broker.api.auth import AccessorNamed, AccessorRenew, Auth, RenewSelf, TokenCreate, TokenNamed, TokenRenew, TokenShown
+from broker.api.envelope import Keys
 from broker.errors import InvalidRequest, PermissionDenied
 from broker.identity.tokens import Grant
 from broker.model import Token
@@ -15,29 +16,29 @@ _OPTIONAL = ("last_renewal", "last_renewal_time", "period")
 """Fields of a token that Vault leaves out where they say nothing."""
 
 
-@TABLE.add("update", "auth/token/create")
+@TABLE.add("update", "auth/token/create", takes=TokenCreate, gives=Auth)
 async def create(call: Call) -> Reply:
     """Makes a token."""
     order = call.decode(TokenCreate).supported()
     return _granted(await call.services.tokens.create(order, call.caller.token, call.path))
 
 
-@TABLE.add("update", "auth/token/create-orphan")
+@TABLE.add("update", "auth/token/create-orphan", takes=TokenCreate, gives=Auth)
 async def create_orphan(call: Call) -> Reply:
     """Makes a token that outlives its maker."""
     order = call.decode(TokenCreate).supported().model_copy(update={"no_parent": True})
     return _granted(await call.services.tokens.create(order, call.caller.token, call.path))
 
 
-@TABLE.add("read", "auth/token/lookup-self")
-@TABLE.add("update", "auth/token/lookup-self")
+@TABLE.add("read", "auth/token/lookup-self", gives=TokenShown)
+@TABLE.add("update", "auth/token/lookup-self", gives=TokenShown)
 async def look_up_self(call: Call) -> Reply:
     """Shows the caller's own token."""
     return await _looked_up(call, call.caller.token, call.caller.text)
 
 
-@TABLE.add("read", "auth/token/lookup")
-@TABLE.add("update", "auth/token/lookup")
+@TABLE.add("read", "auth/token/lookup", takes=TokenNamed, gives=TokenShown)
+@TABLE.add("update", "auth/token/lookup", takes=TokenNamed, gives=TokenShown)
 async def look_up(call: Call) -> Reply:
     """Shows a token, the caller's own where none is named."""
     named = call.decode(TokenNamed).token
@@ -45,27 +46,27 @@ async def look_up(call: Call) -> Reply:
     return await _looked_up(call, await call.services.tokens.by_text(text), text)
 
 
-@TABLE.add("update", "auth/token/lookup-accessor")
+@TABLE.add("update", "auth/token/lookup-accessor", takes=AccessorNamed, gives=TokenShown)
 async def look_up_accessor(call: Call) -> Reply:
     """Shows the token of an accessor."""
     token = await _by_accessor(call, call.decode(AccessorNamed))
     return await _looked_up(call, token, None)
 
 
-@TABLE.add("list", "auth/token/accessors")
+@TABLE.add("list", "auth/token/accessors", gives=Keys)
 async def list_accessors(call: Call) -> Reply:
     """The accessors of all tokens."""
     return listed(await call.services.tokens.accessors())
 
 
-@TABLE.add("update", "auth/token/renew-self")
+@TABLE.add("update", "auth/token/renew-self", takes=RenewSelf, gives=Auth)
 async def renew_self(call: Call) -> Reply:
     """Gives the caller's own token more time."""
     increment_s = call.decode(RenewSelf).increment
     return _granted(await call.services.tokens.renew(call.caller.token, call.caller.text, increment_s))
 
 
-@TABLE.add("update", "auth/token/renew")
+@TABLE.add("update", "auth/token/renew", takes=TokenRenew, gives=Auth)
 async def renew(call: Call) -> Reply:
     """Gives a token more time."""
     order = call.decode(TokenRenew)
@@ -76,7 +77,7 @@ async def renew(call: Call) -> Reply:
     return _granted(await call.services.tokens.renew(token, text, order.increment))
 
 
-@TABLE.add("update", "auth/token/renew-accessor")
+@TABLE.add("update", "auth/token/renew-accessor", takes=AccessorRenew, gives=Auth)
 async def renew_accessor(call: Call) -> Reply:
     """Gives the token of an accessor more time."""
     order = call.decode(AccessorRenew)
@@ -90,7 +91,7 @@ async def revoke_self(call: Call) -> Reply:
     return Reply()
 
 
-@TABLE.add("update", "auth/token/revoke")
+@TABLE.add("update", "auth/token/revoke", takes=TokenNamed)
 async def revoke(call: Call) -> Reply:
     """Ends a token, its children and their leases; one that is not there counts as ended."""
     token = await call.services.tokens.by_text(Secret(call.decode(TokenNamed).required_token()))
@@ -99,7 +100,7 @@ async def revoke(call: Call) -> Reply:
     return Reply()
 
 
-@TABLE.add("update", "auth/token/revoke-accessor")
+@TABLE.add("update", "auth/token/revoke-accessor", takes=AccessorNamed)
 async def revoke_accessor(call: Call) -> Reply:
     """Ends the token of an accessor, its children and their leases."""
     token = await call.services.tokens.by_accessor(call.decode(AccessorNamed).required_accessor())
@@ -109,7 +110,7 @@ async def revoke_accessor(call: Call) -> Reply:
     return Reply()
 
 
-@TABLE.add("update", "auth/token/revoke-orphan")
+@TABLE.add("update", "auth/token/revoke-orphan", takes=TokenNamed)
 async def revoke_orphan(call: Call) -> Reply:
     """Ends a token and its leases; its children live on."""
     token = await call.services.tokens.by_text(Secret(call.decode(TokenNamed).required_token()))
