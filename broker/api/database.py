@@ -14,11 +14,9 @@ PREPARED_USERS = 10_000
 
 
 class ConnectionWrite(Wire):
-    """A connection as it is written. Fields that are not listed here are the engine's own and stand in `model_extra`.
+    """A connection as it is written. Fields that are not listed here are the engine's own. An update merges over what is stored."""
 
-    An update merges over what is stored: only the fields in `model_fields_set` and `model_extra` were sent.
-    """
-
+    # What was sent stands in `model_fields_set` and, for the engine, in `model_extra`.
     keeps_unknown: ClassVar[bool] = True
 
     plugin_name: ShortText = Field("", description="Which engine speaks to the database; required when the connection is new.")
@@ -37,10 +35,7 @@ class ConnectionWrite(Wire):
 
 
 class RoleWrite(Wire):
-    """A role as it is written. Fields that are not listed here are options for the engine and stand in `model_extra`.
-
-    An update merges over what is stored, as with connections.
-    """
+    """A role as it is written. Fields that are not listed here are options for the engine. An update merges over what is stored."""
 
     keeps_unknown: ClassVar[bool] = True
 

@@ -23,7 +23,7 @@ NESTING = 16
 VALUES = 10_000
 """How many values a request may have in all: whatever is done with each of them is then done soon."""
 _INT_LIMIT = 1 << 63
-_NAME = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
+NAME = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
 _BOOLS = {
     word: truth
@@ -35,7 +35,7 @@ _BOOLS = {
 
 def name(value: str, field: str) -> str:
     """`value` itself, if it is a name: letters, digits, `_`, inner `-` and `.` (Vault's GenericNameRegex), at most 256."""
-    if len(value) > NAME_CHARS or not _NAME.fullmatch(value):
+    if len(value) > NAME_CHARS or not NAME.fullmatch(value):
         raise InvalidRequest(f"{field}: not a name; allowed are up to {NAME_CHARS} letters, digits, '_', and '-' or '.' inside")
     return value
 

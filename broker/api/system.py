@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from broker.api.fields import LenientInt, Wire
 from broker.errors import InvalidRequest
@@ -125,3 +125,12 @@ class Initialised(BaseModel):
     """Whether there is a store."""
 
     initialized: bool = Field(default=True, description="Whether the store was made.")
+
+
+class Specification(BaseModel):
+    """An OpenAPI document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    openapi: str = Field(description="Version of OpenAPI.")
+    paths: dict[str, object] = Field(description="The operations, by path and method.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from broker.server.pipeline import Pipeline
 from broker.server.router import Router
-from broker.server.routes import database, leases, system, tokens
+from broker.server.routes import specs
 from broker.server.services import Services
 from broker.server.wire import Door
 
 
 def make_router() -> Router:
     """Every operation that the door offers."""
-    return Router([database.TABLE, leases.TABLE, system.TABLE, tokens.TABLE])
+    return Router(specs.TABLES)
 
 
 def make_door(services: Services) -> Door:

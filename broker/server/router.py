@@ -22,6 +22,8 @@ from broker.server.mounts import mount_of
 from broker.server.services import Services
 
 Request = TypeVar("Request", bound=Wire)
+ANY_STATUS = 0
+"""Whatever status the caller asked for."""
 
 
 class Access(Enum):

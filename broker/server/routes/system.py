@@ -6,13 +6,13 @@ from broker.api.fields import decode
 from broker.api.system import Health, HealthQuery, Initialised, Leader, Mount, Mounts, MountSeen, MountsSeen, SealStatus
 from broker.errors import InvalidRequest, PermissionDenied
 from broker.server import mounts
-from broker.server.router import Access, Call, Reply, Table
+from broker.server.router import ANY_STATUS, Access, Call, Reply, Table
 
 TABLE = Table()
 OPEN = Access.OPEN
 
 
-@TABLE.add("read", "sys/health", access=OPEN, takes=HealthQuery, gives=Health)
+@TABLE.add("read", "sys/health", access=OPEN, takes=HealthQuery, gives=Health, statuses=(200, ANY_STATUS))
 async def health(call: Call) -> Reply:
     """Says that all is well, by its status too."""
     status = decode(HealthQuery, call.data).status()

@@ -1,0 +1,28 @@
+"""Operation at `sys/internal/specs`: the OpenAPI document of all operations, its own included."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import orjson
+
+from broker.api.system import Specification
+from broker.server.openapi import document
+from broker.server.router import Access, Call, Reply, Table
+from broker.server.routes import database, leases, system, tokens
+
+TABLE = Table()
+TABLES = (database.TABLE, leases.TABLE, system.TABLE, tokens.TABLE, TABLE)
+"""Every operation that the door offers."""
+_WITHOUT_TOKEN = frozenset({Access.OPEN, Access.OPTIONAL})
+
+
+@TABLE.add("read", "sys/internal/specs/openapi", access=Access.OPTIONAL, gives=Specification)
+async def specification(call: Call) -> Reply:
+    """This document; without a token, of the operations that need none."""
+    return Reply(document=_document(_WITHOUT_TOKEN if call.passage is None else frozenset(Access)))
+
+
+@cache
+def _document(accesses: frozenset[Access]) -> bytes:
+    return orjson.dumps(document([route for table in TABLES for route in table.routes if route.access in accesses]))
