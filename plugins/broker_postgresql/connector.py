@@ -30,9 +30,21 @@ _PINNED = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "idle_in_transaction_session_timeout": "60s",
+    "idle_session_timeout": "0",
     "synchronous_commit": "on",
+    # Else every error, a handled one too, would end the session.
+    "exit_on_error": "off",
+    "quote_all_identifiers": "off",
+    "transform_null_equals": "off",
+    "password_encryption": "scram-sha-256",
+    "plpgsql.extra_errors": "none",
+    # What they print into the server's log holds passwords and verifiers.
+    "debug_print_parse": "off",
+    "debug_print_rewritten": "off",
+    "debug_print_plan": "off",
 }
-
+_PINNED_FROM = {16: {"createrole_self_grant": ""}, 17: {"transaction_timeout": "0"}}
+"""By the release that brought them: older servers refuse a connection that sets what they don't know."""
 _UNTRACKED = {"pg_stat_statements.track_utility": "off"}
 
 
@@ -53,7 +65,9 @@ class Connector:
         self.application_name = application_name(origin)
         self._where = where
         self._tls = tls(self.target, settings)
-        self._extra: dict[str, str] = {}
+        self._pinned: dict[str, str] = {}
+        """What the server's release has beside `_PINNED`, as far as it is known."""
+        self._untracked: dict[str, str] = {}
         self._cluster = ""
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
@@ -64,32 +78,48 @@ class Connector:
         refusals: list[str] = []
         for host, port in self.target.hosts:
             try:
-                return await self._untracked(host, port, purpose, database or self.target.database)
+                return await self._settled(host, port, purpose, database or self.target.database)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable) as error:
                 refusals.append(f"{host}:{port}: {first_line(error) or type(error).__name__}")
         raise DatabaseUnavailable(f"{self._where}: no server to work with; {'; '.join(refusals)}")
 
-    async def _untracked(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
-        """A connection whose statements `pg_stat_statements` leaves out, where our login may ask for that.
+    async def _settled(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
+        """A connection with what its server's release and our login allow to be set; the first connection tells.
 
-        Each statement on a role counts as a new one there, so soon none of the application's would be left. It can only be
-        asked for at the start, lest RESET ALL undoes it; and by a superuser, which the first connection tells.
+        It can only be asked for at the start, lest RESET ALL undoes it. Part of it keeps our statements out of
+        `pg_stat_statements`: each on a role counts as a new one there, so soon none of the application's would be left.
         """
         try:
             session = await self._connect_to(host, port, purpose, database)
-        except asyncpg.InsufficientPrivilegeError:
-            if not self._extra:
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError):
+            if not self._untracked and not self._pinned:
                 raise
-            self._extra = {}
-            return await self._connect_to(host, port, purpose, database)
-        if self._extra or not session.greeting.superuser:
+            self._untracked, self._pinned = {}, {}
+            session = await self._connect_to(host, port, purpose, database)
+        if self._untracked or not session.greeting.superuser:
             return session
-        self._extra = dict(_UNTRACKED)
+        self._untracked = dict(_UNTRACKED)
         await session.wire.close(timeout=_HOST_TIMEOUT_S)
         return await self._connect_to(host, port, purpose, database)
 
     async def _connect_to(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
-        wire = await asyncpg.connect(
+        wire = await self._wire(host, port, purpose, database)
+        try:
+            pinned = _pinned_on(wire)
+            if pinned != self._pinned:
+                # Before anything is asked: what is not pinned yet may cut off the first query.
+                self._pinned = pinned
+                wire.terminate()
+                wire = await self._wire(host, port, purpose, database)
+            greeting = await _writable(wire)
+            cluster = await self._same_cluster(wire)
+        except BaseException:
+            wire.terminate()
+            raise
+        return Session(wire, greeting, cluster)
+
+    async def _wire(self, host: str, port: int, purpose: Purpose, database: str) -> Wire:
+        return await asyncpg.connect(
             host=host,
             port=port,
             user=self.target.user,
@@ -104,16 +134,10 @@ class Connector:
                 "statement_timeout": f"{purpose.statement_timeout_s}s",
                 "lock_timeout": f"{purpose.lock_timeout_ms}ms",
                 **purpose.settings,
-                **self._extra,
+                **self._pinned,
+                **self._untracked,
             },
         )
-        try:
-            greeting = await _writable(wire)
-            cluster = await self._same_cluster(wire)
-        except BaseException:
-            wire.terminate()
-            raise
-        return Session(wire, greeting, cluster)
 
     async def _same_cluster(self, wire: Wire) -> str:
         """The cluster that the first connection found; a name that leads elsewhere by now would prove its users absent there."""
@@ -122,6 +146,11 @@ class Connector:
             raise DatabaseUnavailable("the server belongs to another database cluster than this connection's others did")
         self._cluster = found
         return found
+
+
+def _pinned_on(wire: Wire) -> dict[str, str]:
+    major = wire.get_server_version().major
+    return {name: value for release, settings in _PINNED_FROM.items() if major >= release for name, value in settings.items()}
 
 
 async def _writable(wire: Wire) -> Greeting:

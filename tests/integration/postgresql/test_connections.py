@@ -325,6 +325,48 @@ async def test_settings_of_the_database_do_not_reach_us(engine: Engine, fragile:
     await fresh.close()
 
 
+IMPOSED = {
+    "idle_session_timeout": "1",
+    "exit_on_error": "on",
+    "quote_all_identifiers": "on",
+    "transform_null_equals": "on",
+    "password_encryption": "md5",
+    "plpgsql.extra_errors": "all",
+    "debug_print_parse": "on",
+    "debug_print_rewritten": "on",
+    "debug_print_plan": "on",
+    "createrole_self_grant": "set, inherit",
+    "transaction_timeout": "1",
+}
+"""What a mere owner of a database may set for all who enter it, the broker too."""
+
+
+@pytest.mark.parametrize("where", ["DATABASE postgres", "ROLE limited"])
+async def test_no_setting_of_an_owner_reaches_our_sessions(fragile: PostgresServer, watcher: Any, where: str) -> None:
+    """Time limits, traps and debugging output that a database or our login was given are not in force in any session of ours."""
+    await watcher.execute("DROP ROLE IF EXISTS limited; CREATE ROLE limited LOGIN CREATEROLE PASSWORD 'limited'")
+    logged = len(fragile.log())
+    known = {row[0] for row in await watcher.fetch("SELECT name FROM pg_settings")}
+    imposed = {name: value for name, value in IMPOSED.items() if name in known or "." in name}
+    await watcher.execute(";".join(f"ALTER {where} SET {name} = '{value}'" for name, value in imposed.items()))
+    plain = Engine("plain", config(fragile, username="limited", password="limited"), ORIGIN)
+    try:
+        await plain.open()
+        wanted = await order(plain, 1, "SELECT 1")
+        user = replace(wanted.user, identity=await plain.create(wanted))
+        assert not [name for name, value in imposed.items() if await _in_force(plain, name) in (value, f"{value}ms")]
+        assert await removed(plain, user)
+        assert "SCRAM-SHA-256" not in fragile.log()[logged:]
+    finally:
+        await plain.close()
+        await watcher.execute("ALTER ROLE limited RESET ALL")
+
+
+async def _in_force(engine: Engine, name: str) -> str | None:
+    async with engine._lanes.revoking.session() as session:
+        return str((await session.rows("SELECT current_setting($1, true)", name))[0][0])
+
+
 async def test_odd_passwords_of_our_own_login(fragile: PostgresServer, watcher: Any) -> None:
     """A login whose name and password need escaping in a URL gets in, in both forms of the connection string."""
     password = "a b@c/d?e#f%25'\\&=:é"
