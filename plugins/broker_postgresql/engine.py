@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 from broker.clock import SystemClock, stopwatch_s
@@ -25,6 +26,7 @@ from broker.errors import EngineError
 from broker.model import Json, Terms, UserName
 from broker_postgresql import login, ownership, revoke, settings, terms
 from broker_postgresql.connector import Connector
+from broker_postgresql.hidden import Hidden
 from broker_postgresql.issue import Issuer
 from broker_postgresql.lanes import Lane, Lanes
 from broker_postgresql.late import starting_with
@@ -64,6 +66,7 @@ class Engine:
         self._lanes = Lanes(where, self._settings, Connector(where, self._settings, origin))
         self._stock = Stock(new_password, self._settings.scram_iterations)
         self._server_clock: tuple[int, float] | None = None
+        self._hidden = Hidden()
         self._issuer = Issuer(self._lanes, self._server_now_ms, sends_verifier=self._settings.sends_verifier)
 
     @staticmethod
@@ -141,7 +144,7 @@ class Engine:
 
     async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.end_sessions`."""
-        return await self._stage(users, revoke.end_sessions)
+        return await self._stage(users, partial(revoke.end_sessions, hidden=self._hidden))
 
     async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.release`."""
@@ -149,7 +152,7 @@ class Engine:
 
     async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.drop`."""
-        return await self._stage(users, revoke.drop)
+        return await self._stage(users, partial(revoke.drop, hidden=self._hidden))
 
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.prove_absent`."""

@@ -112,3 +112,61 @@ WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1::oid AND d.deptyp
       'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
       'pg_default_acl'::regclass, 'pg_user_mapping'::regclass))
 LIMIT 5
+
+-- :name logins_in_progress
+-- Processes that hold or await the lock of a starting session on its database and show no user yet. Prepared transactions have no pid.
+SELECT l.pid, l.virtualtransaction AS attempt
+FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'object' AND l.database = 0 AND l.classid = 'pg_database'::regclass AND l.pid IS NOT NULL AND a.usesysid IS NULL
+
+-- :name end_as_each
+-- As each of USERS (OIDs), tries to end PROCESSES (pids). What it changes of a role is undone with the subtransaction; signals are not.
+DO $broker$
+DECLARE
+  one record;
+  membership record;
+  process int;
+BEGIN
+  FOR one IN
+    SELECT r.oid, r.rolname, r.rolsuper, EXISTS (
+        WITH RECURSIVE above (role) AS (
+          SELECT roleid FROM pg_auth_members WHERE member = r.oid
+          UNION SELECT m.roleid FROM above JOIN pg_auth_members m ON m.member = above.role)
+        SELECT FROM above JOIN pg_roles g ON g.oid = above.role WHERE g.rolcanlogin OR g.rolname = 'pg_signal_backend') AS shares
+    FROM pg_roles r WHERE r.oid = ANY ('{USERS}'::oid[])
+  LOOP
+    BEGIN
+      IF one.rolsuper THEN
+        EXECUTE format('ALTER ROLE %I NOSUPERUSER', one.rolname);
+      END IF;
+      IF one.shares THEN
+        FOR membership IN
+          SELECT m.roleid::regrole AS role, CASE WHEN current_setting('server_version_num')::int >= 160000
+              THEN 'GRANTED BY ' || m.grantor::regrole ELSE '' END AS granted_by
+          FROM pg_auth_members m WHERE m.member = one.oid
+        LOOP
+          EXECUTE format('REVOKE %s FROM %I %s CASCADE', membership.role, one.rolname, membership.granted_by);
+        END LOOP;
+      END IF;
+      EXECUTE format('SET LOCAL ROLE %I', one.rolname);
+      IF NOT has_function_privilege('pg_terminate_backend(int, bigint)', 'EXECUTE') THEN
+        RAISE insufficient_privilege;
+      END IF;
+      FOREACH process IN ARRAY '{PROCESSES}'::int[] LOOP
+        BEGIN
+          IF pg_terminate_backend(process) THEN
+            RAISE INFO 'broker ended % %', one.oid, process;
+          END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+          NULL;  -- somebody else's
+        END;
+      END LOOP;
+      RAISE EXCEPTION USING ERRCODE = 'BR006';
+    EXCEPTION
+      WHEN SQLSTATE 'BR006' THEN
+        NULL;
+      WHEN OTHERS THEN
+        RAISE INFO 'broker untold %', one.oid;
+    END;
+  END LOOP;
+END $broker$

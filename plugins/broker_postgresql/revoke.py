@@ -11,6 +11,7 @@ from broker.errors import EngineError, UserRemains
 from broker_postgresql import sessions
 from broker_postgresql.batch import Act, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
+from broker_postgresql.hidden import Hidden
 from broker_postgresql.identity import Present, Results, known_oids, oid_of, ours
 from broker_postgresql.membership import join
 from broker_postgresql.ownership import remedies
@@ -20,6 +21,8 @@ from broker_postgresql.session import Session
 
 _BLOCKED_LIMIT_S = 2.0
 _STILL_OPEN = "sessions of the user are still open; they were told to end"
+_HIDES = "a login of the user is still in progress; it was told to end"
+_UNTOLD = "a login is in progress on the server that may be the user's, and the broker's login can't become the user to end it"
 
 
 async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
@@ -53,18 +56,25 @@ async def _disabled_at_once(present: Sequence[Present], act: Act) -> bool:
     return True
 
 
-async def end_sessions(session: Session, users: Sequence[User]) -> list[Outcome]:
-    """Ends the users' sessions."""
+async def end_sessions(session: Session, users: Sequence[User], hidden: Hidden) -> list[Outcome]:
+    """Ends the users' sessions, and their logins in progress."""
     results, present = Results(users), await ours(session, users)
     results.identified(present)
+    await _end_hidden(session, present, hidden, results)
     await _end(session, users, present, results)
     return results.outcomes()
 
 
-async def drop(session: Session, users: Sequence[User]) -> list[Outcome]:
-    """Drops the users."""
+async def drop(session: Session, users: Sequence[User], hidden: Hidden) -> list[Outcome]:
+    """Drops the users.
+
+    Looks for hidden logins once more, since afterwards nobody could tell whose they are: one that was being checked when its login was
+    turned off may have come to light since.
+    """
     results, present = Results(users), await ours(session, users)
     results.identified(present)
+    await _end_hidden(session, present, hidden, results)
+    present = [one for one in present if not results.failed(one.user)]
 
     async def act(batch: Sequence[Present]) -> None:
         await session.run(f"DROP ROLE {identifiers([one.name for one in batch])}")
@@ -91,6 +101,19 @@ async def prove_absent(session: Session, users: Sequence[User]) -> list[Outcome]
         if user.name in waiting:
             results.fail(user, UserRemains("a prepared transaction of the user is still pending"))
     return results.outcomes()
+
+
+async def _end_hidden(session: Session, present: Sequence[Present], hidden: Hidden, results: Results) -> None:
+    found = await hidden.end(session, present)
+    if found.untold:
+        await join(session, [one for one in present if one.oid in found.untold])
+        found = await hidden.end(session, present)
+    for one in present:
+        if one.oid in found.going:
+            results.fail(one.user, UserRemains(_HIDES))
+        elif one.oid in found.untold:
+            remedy = f"GRANT {identifier(one.name)} TO {identifier(session.greeting.login)}"
+            results.fail(one.user, UserRemains(_UNTOLD, remedy=(remedy,)))
 
 
 async def _end(session: Session, users: Sequence[User], present: Sequence[Present], results: Results) -> None:

@@ -1,0 +1,173 @@
+"""The attack of the hidden login: past the login check before the login is turned off, asleep until after the user is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from broker.clock import stopwatch_s
+from broker.secret import Secret
+from broker_postgresql import hidden
+
+LIMIT_S = 20
+IN_PROGRESS = hidden.QUERIES["logins_in_progress"]
+LONG_S = 30
+"""Longer than any of these tests takes: a login that hides for so long comes to light only if nobody ends it."""
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logins count as ordinary for a shorter time, so that nothing waits long."""
+    monkeypatch.setattr(hidden, "PATIENCE_S", 0.2)
+
+
+async def until(truth: Any) -> None:
+    """Waits until `truth` says yes."""
+    deadline = stopwatch_s() + LIMIT_S
+    while not await truth():
+        assert stopwatch_s() < deadline
+        await asyncio.sleep(0.01)
+
+
+def attack(scene: Any, name: str, password: Secret, delay_s: int, role: str = "readers") -> asyncio.Task[Any]:
+    """A login that sleeps after its check and then acts as the group."""
+    dsn = scene.place.server.dsn(name, password, "app").reveal()
+    settings = {"post_auth_delay": str(delay_s), "role": role} if role else {"post_auth_delay": str(delay_s)}
+    # Not by server_settings: those the server reads in the same place, but `options` is what anybody has at hand.
+    options = "%20".join(f"-c%20{key}%3D{value}" for key, value in settings.items())
+    return asyncio.ensure_future(asyncpg.connect(f"{dsn}?options={options}", timeout=LIMIT_S * 2))
+
+
+@asynccontextmanager
+async def hiding(scene: Any, *logins: asyncio.Task[Any]) -> AsyncIterator[list[int]]:
+    """Waits until these logins, and no others, sleep on the server; yields their process ids. Whatever is left of them is ended."""
+    try:
+        await until(lambda: _count(scene, len(logins)))
+        yield [row["pid"] for row in await scene.root.fetch(IN_PROGRESS)]
+    finally:
+        for row in await scene.root.fetch(IN_PROGRESS):
+            await scene.root.execute(f"SELECT pg_terminate_backend({row['pid']})")
+        for login in logins:
+            login.cancel()
+        for ended in await asyncio.gather(*logins, return_exceptions=True):
+            if isinstance(ended, asyncpg.Connection):
+                ended.terminate()
+
+
+async def _count(scene: Any, count: int) -> bool:
+    found = await scene.root.fetch(IN_PROGRESS)
+    await asyncio.sleep(0.05)
+    return len(found) == count == len(await scene.root.fetch(IN_PROGRESS))
+
+
+def gone(said: dict[str, list[Exception | None]]) -> bool:
+    """Whether every stage succeeded for every user."""
+    return not any(error for errors in said.values() for error in errors)
+
+
+async def test_hidden_login_reads_before_and_is_refused_after(scene: Any) -> None:
+    """Its user reads by the group's right; a login of it that was let in before the revocation never gets to reading."""
+    user, password = await scene.create()
+    before = await attack(scene, user.name, password, 1)
+    assert await before.fetchval("SELECT name FROM goods") == "lamp"
+    await before.close()
+    login = attack(scene, user.name, password, LONG_S)
+    async with hiding(scene, login) as [pid]:
+        assert not await scene.root.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usesysid = $1", int(user.identity))
+        assert gone(await scene.remove([user]))
+        assert pid not in [row["pid"] for row in await scene.root.fetch(IN_PROGRESS)]
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await (await login).fetchval("SELECT name FROM goods")
+
+
+async def test_hidden_login_that_wakes_meanwhile_is_ended(scene: Any) -> None:
+    """A login that comes to light while the broker waits to see whose it is counts as a session, and is ended."""
+    user, password = await scene.create()
+    login = attack(scene, user.name, password, 1)
+    async with hiding(scene, login):
+        assert gone(await scene.remove([user]))
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await (await login).fetchval("SELECT name FROM goods")
+
+
+async def test_logins_of_others_in_progress_go_on(scene: Any) -> None:
+    """Of the logins in progress only the revoked users' are ended: those of strangers, superusers and our own wake and work."""
+    user, password = await scene.create()
+    other, word = await scene.create()
+    server = scene.place.server
+    login = attack(scene, user.name, password, LONG_S)
+    others = [
+        attack(scene, other.name, word, 3),
+        attack(scene, scene.place.login, scene.place.password, 3, role=""),
+        attack(scene, server.superuser, server.superuser_password, 3, role=""),
+    ]
+    async with hiding(scene, login, *others):
+        assert gone(await scene.remove([user]))
+        for wire in await asyncio.gather(*others):
+            assert await wire.fetchval("SELECT 1") == 1
+
+
+async def test_group_that_logs_in_is_told_from_its_member(scene: Any) -> None:
+    """A group of the user which logs in itself keeps its own login in progress, though the user might end its sessions; and its grant."""
+    await scene.root.execute("ALTER ROLE readers LOGIN PASSWORD 'readers'")
+    try:
+        user, password = await scene.create()
+        login = attack(scene, user.name, password, LONG_S)
+        groups = attack(scene, "readers", Secret("readers"), 3, role="")
+        async with hiding(scene, login, groups):
+            [ended] = await scene.engine.end_sessions([user])
+            assert ended.error is None
+            assert await scene.root.fetchval("SELECT pg_has_role($1::oid, 'readers', 'MEMBER')", int(user.identity))
+            assert await (await groups).fetchval("SELECT name FROM goods") == "lamp"
+    finally:
+        await scene.root.execute("ALTER ROLE readers NOLOGIN")
+
+
+async def test_every_hidden_login_of_a_batch_is_ended(scene: Any) -> None:
+    """Several users with several hidden logins each lose them all in one call, and the bystander of the batch nothing."""
+    made = [await scene.create() for _ in range(3)]
+    logins = [attack(scene, user.name, word, LONG_S) for user, word in made[:2] for _ in range(2)]
+    async with hiding(scene, *logins):
+        assert gone(await scene.remove([user for user, _ in made]))
+        assert not await scene.root.fetch(IN_PROGRESS)
+
+
+async def test_login_that_hides_before_the_drop_is_ended(scene: Any) -> None:
+    """One that comes to light after the sessions were ended is found before its user is dropped, while it can be told whose it is."""
+    user, password = await scene.create()
+    login = attack(scene, user.name, password, LONG_S)
+    async with hiding(scene, login):
+        [dropped] = await scene.engine.drop([user])
+        assert dropped.error is None
+        assert not await scene.root.fetch(IN_PROGRESS)
+
+
+async def test_prepared_transaction_is_no_login(scene: Any) -> None:
+    """A prepared transaction that holds a database's lock belongs to no process, and holds up nobody."""
+    await scene.root.execute("BEGIN; COMMENT ON DATABASE other IS 'x'; PREPARE TRANSACTION 'comment'")
+    try:
+        user, _ = await scene.create()
+        assert gone(await scene.remove([user]))
+    finally:
+        await scene.root.execute("ROLLBACK PREPARED 'comment'")
+
+
+async def test_who_may_not_ask_is_told_so(scene: Any) -> None:
+    """Where users may not call what ends sessions, a login in progress can't be told apart, and the revocation is not done."""
+    user, password = await scene.create()
+    login = attack(scene, user.name, password, LONG_S)
+    await scene.root.execute("REVOKE EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) FROM PUBLIC")
+    await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO limited")
+    try:
+        async with hiding(scene, login):
+            [ended] = await scene.engine.end_sessions([user])
+            assert "may be the user's" in str(ended.error)
+            await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO PUBLIC")
+            assert gone(await scene.remove([user]))
+    finally:
+        await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO PUBLIC")
