@@ -24,8 +24,7 @@ from broker.store.protocol import Move, Step
 
 _BUSY_AGAIN_MS = 500
 _CLAIM_MS = 60_000
-"""How long a claim holds until the first stage is durable, which then makes it hold longer: by so much at most is an expiry put off
-by a process that died in between, for what is still `active` then no start-up can tell from what is merely not due."""
+"""How long a claim holds until the first step is durable, which then makes it hold longer."""
 _ENGINE_AGAIN_MS = 5_000
 _GIVE_WAY_S = 0.005
 _BATCHES = 2

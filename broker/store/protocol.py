@@ -6,6 +6,7 @@ Rules that every method keeps (docs/architecture.md, "Rules of the store"):
 - When a write returns, it is durable. `StoreUnavailable`: nothing was done. `OutcomeUnknown`: it may have been; `barrier()` settles it.
 - Callers pass spans; the store stamps times, by its clock (`now_ms`).
 - A claim of due work raises the row's epoch and pushes its due time forward, so the work of a dead owner falls due again by itself.
+  A store that knows when it opens that an owner is dead makes due at once what that one had claimed and not yet begun.
 - Facts, names and bodies are sealed before they touch a file and opened on the way out; `SealBroken` when one does not open.
   Claims and lists of leases or tokens pass over such a row and log its number: it must not hold up the others for ever.
 """
@@ -126,6 +127,14 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """Leases whose end has come, while they are neither gone nor stuck: how many, and since when (ms) the oldest waits."""
+
+    count: int = 0
+    oldest_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRenewal:
     """The new end of a token, and those of its descendants that now end sooner for it."""
 
@@ -228,6 +237,13 @@ class Store(Protocol):
 
     async def due_count(self, states: Collection[LeaseState], *, within_ms: int, at_most: int) -> int:
         """How many leases in `states` fall due within `within_ms` from now, counted no further than `at_most`."""
+        ...
+
+    async def backlog(self, *, at_most: int) -> Backlog:
+        """What waits to be revoked, or is being revoked, counted no further than `at_most`. Intents count from when they are due.
+
+        A claim, a retry or a delay moves the due time of a lease, but not since when it counts as waiting; a renewal ends that.
+        """
         ...
 
     async def hasten(self, states: Collection[LeaseState], *, connection: ConnectionNumber) -> int:

@@ -14,9 +14,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState
+from broker.store.protocol import Backlog
 from broker.store.sqlite.cipher import Cipher, LeaseRow
 from broker.store.sqlite.intents import as_json
 from broker.store.sqlite.queries import SQL
+
+_ENDING = (LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.RESERVED, LeaseState.PREPARING)
+"""States of leases whose end, when it has come, is waited for; stuck ones wait for somebody."""
 
 
 class Which(NamedTuple):
@@ -48,6 +52,11 @@ def claim_due(
     return cipher.open_sound_leases(rows[number]._replace(epoch=rows[number].epoch + 1) for number in numbers)
 
 
+def release_claims(db: sqlite3.Connection) -> None:
+    """Makes due again what was claimed and not begun. For when every owner is dead: at the start of the only process."""
+    db.execute(SQL["release_claims"])
+
+
 def hasten(db: sqlite3.Connection, now_ms: int, which: Which, *, limit: int) -> int:
     """Makes up to `limit` leases of each line due now; answers how many."""
     return sum(db.execute(SQL["hasten"], line | {"now": now_ms, "limit": limit}).rowcount for line in which.lines(db))
@@ -75,6 +84,16 @@ def due_count(db: sqlite3.Connection, which: Which, *, until_ms: int, at_most: i
     for line in which.lines(db):
         count += len(db.execute(SQL["due"], line | {"until": until_ms, "limit": at_most - count}).fetchall())
     return count
+
+
+def backlog(db: sqlite3.Connection, now_ms: int, *, at_most: int) -> Backlog:
+    """See `Store.backlog`. Rows are looked at only where something waits, and then up to `at_most` of each run of the index."""
+    found = [db.execute(SQL["overdue_claimed"], {"limit": at_most}).fetchone()]
+    for line in Which(_ENDING).lines(db):
+        left = at_most - sum(count for count, _ in found)
+        found.append(db.execute(SQL["overdue_unclaimed"], line | {"until": now_ms, "limit": max(1, left)}).fetchone())
+    count = min(at_most, sum(count for count, _ in found))
+    return Backlog(count, min((oldest for _, oldest in found if oldest is not None), default=None))
 
 
 def numbers_in(db: sqlite3.Connection, which: Which, *, after: LeaseNumber, limit: int) -> Sequence[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from broker.clock import Clock
 from broker.errors import StoreDamaged, StoreUnavailable
 from broker.store.sqlite.connection import LEAST_SQLITE, open_for_making, open_for_writing, translated, use_log
+from broker.store.sqlite.due import release_claims
 from broker.store.sqlite.files import DATABASE, DirectoryLock, check_length, keep_private, make_directory, publish, start_draft
 from broker.store.sqlite.schema import check_origin, migrate
 from broker.store.sqlite.vitals import Vitals
@@ -76,6 +77,8 @@ def _open(path: Path, lock: DirectoryLock, master_key: bytes, clock: Clock) -> O
         db.execute("BEGIN IMMEDIATE")
         migrate(db, clock.now_ms())
         vitals = Vitals.load(db, master_key)
+        # The lock says that whoever claimed anything is dead.
+        release_claims(db)
         db.execute("COMMIT")
     except BaseException:
         db.close()

@@ -37,9 +37,11 @@ SELECT
 
 -- name: move_on
 -- To reserved, prepared or active. A lease that has a token ends with it, at once when it has ended.
+-- New facts give it a new time; without them it is only put off.
 UPDATE OR FAIL lease
 SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts),
     password = CASE WHEN :facts IS NULL THEN password ELSE :password END,
+    overdue = CASE WHEN :facts IS NULL THEN overdue END,
     due = CASE WHEN token = 0 THEN :due ELSE
         min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now)) END
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
@@ -50,7 +52,7 @@ WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch =
 -- To revoking or stuck.
 UPDATE OR FAIL lease
 SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts), due = :due,
-    password = NULL, ask = NULL, unsettled = 0
+    password = NULL, ask = NULL, unsettled = 0, overdue = CASE WHEN :to = 4 THEN overdue END
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
@@ -58,7 +60,7 @@ WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch =
 -- name: move_to_gone
 UPDATE OR FAIL lease
 SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts), due = :due,
-    password = NULL, ask = NULL, unsettled = 0, live = 0
+    password = NULL, ask = NULL, unsettled = 0, live = 0, overdue = NULL
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
@@ -69,7 +71,7 @@ WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expe
 RETURNING number;
 
 -- name: step_to_gone
-UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask = NULL, unsettled = 0, live = 0
+UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask = NULL, unsettled = 0, live = 0, overdue = NULL
 WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expect AND epoch = :epoch
 RETURNING number;
 
@@ -113,7 +115,23 @@ SELECT connection FROM seen WHERE connection IS NOT NULL;
 SELECT due, number FROM lease WHERE connection = :connection AND state = :state AND due <= :until ORDER BY due LIMIT :limit;
 
 -- name: claim
-UPDATE lease SET epoch = epoch + 1, due = :due WHERE number IN (SELECT value FROM json_each(:numbers));
+UPDATE lease SET epoch = epoch + 1, overdue = coalesce(overdue, due), due = :due
+WHERE number IN (SELECT value FROM json_each(:numbers));
+
+-- name: release_claims
+-- Of what had merely fallen due: the first step would have made it revoking.
+UPDATE lease SET due = overdue, overdue = NULL WHERE overdue IS NOT NULL AND state = 3;
+
+-- name: overdue_claimed
+SELECT count(*), min(overdue) FROM (
+    SELECT overdue FROM lease WHERE overdue IS NOT NULL AND state <> 5 ORDER BY overdue LIMIT :limit
+);
+
+-- name: overdue_unclaimed
+SELECT count(*), min(due) FROM (
+    SELECT due FROM lease
+    WHERE connection = :connection AND state = :state AND due <= :until AND overdue IS NULL ORDER BY due LIMIT :limit
+);
 
 -- name: leases
 SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease

@@ -24,7 +24,7 @@ from broker.model import (
     TokenNumber,
 )
 from broker.seal.keyring import Keyring
-from broker.store.protocol import AuditHead, Handout, Move, Refusal, Reservation, Step, Tally, TokenEnd, TokenRenewal
+from broker.store.protocol import AuditHead, Backlog, Handout, Move, Refusal, Reservation, Step, Tally, TokenEnd, TokenRenewal
 from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
 from broker.store.sqlite.cipher import LeaseRow, TokenRow
 from broker.store.sqlite.due import Which
@@ -154,6 +154,10 @@ class SqliteStore:
     async def due_count(self, states: Collection[LeaseState], *, within_ms: int, at_most: int) -> int:
         """See `Store.due_count`."""
         return await self._reader.scan(due.due_count, Which(states), until_ms=self.now_ms() + within_ms, at_most=at_most)
+
+    async def backlog(self, *, at_most: int) -> Backlog:
+        """See `Store.backlog`."""
+        return await self._reader.scan(due.backlog, self.now_ms(), at_most=at_most)
 
     async def hasten(self, states: Collection[LeaseState], *, connection: ConnectionNumber) -> int:
         """See `Store.hasten`. Done in several commits where there are many."""

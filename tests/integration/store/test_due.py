@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from broker.model import LeaseState
+from broker.model import LeaseState, Stage
+from broker.store.protocol import Backlog, Step
 
 HOUR_MS = 3_600_000
 ACTIVE = (LeaseState.ACTIVE,)
@@ -122,3 +123,80 @@ async def test_hasten_makes_one_connections_leases_due_now(book: Any) -> None:
     assert await book.store.hasten(states, connection=1) == 2
     claimed = await book.store.claim_due(states, limit=9, hold_ms=HOUR_MS)
     assert sorted(lease.number for lease in claimed) == waiting[:2]
+
+
+async def test_backlog_counts_what_should_have_ended_since_its_time(book: Any) -> None:
+    """What is merely active, gone or stuck does not count; a claim hides nothing, and a cap caps the count alone."""
+    token, began = await book.token(), book.store.now_ms()
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)
+    await book.active(token, due_in_ms=HOUR_MS)
+    await book.gone(await book.active(token))
+    await book.moved(await book.reserved(token), LeaseState.RESERVED, LeaseState.STUCK, due_in_ms=0)
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)
+    for due_in_ms in (2_000, 1_000, 3_000):
+        await book.active(token, connection=due_in_ms, due_in_ms=due_in_ms)
+    await book.reserved(token, due_in_ms=4_000)
+    await book.shift(2)
+    assert await book.store.backlog(at_most=9) == Backlog(2, began + 1_000)
+    assert len(await book.store.claim_due(ACTIVE, limit=1, hold_ms=HOUR_MS)) == 1
+    assert await book.store.backlog(at_most=9) == Backlog(2, began + 1_000)
+    await book.shift(2)
+    assert await book.store.backlog(at_most=9) == Backlog(4, began + 1_000)
+    assert await book.store.backlog(at_most=3) == Backlog(3, began + 1_000)
+
+
+async def test_backlog_outlasts_delays_and_retries(book: Any) -> None:
+    """Put off as active, begun, failed and put off again, a lease waits since it fell due; gone or stuck it does not wait any longer."""
+    number, began = await book.active(await book.token(), due_in_ms=1_000), book.store.now_ms()
+    waiting = Backlog(1, began + 1_000)
+    await book.shift(2)
+    await book.store.claim_due(ACTIVE, limit=1, hold_ms=HOUR_MS)
+    await book.moved(number, LeaseState.ACTIVE, LeaseState.ACTIVE, due_in_ms=5_000)
+    assert await book.store.backlog(at_most=9) == waiting
+    await book.shift(5)
+    (claimed,) = await book.store.claim_due(ACTIVE, limit=1, hold_ms=HOUR_MS)
+    step = Step(
+        numbers=[number], epoch=claimed.epoch, expect=ACTIVE, to=LeaseState.REVOKING, stage=Stage.NONE, due_in_ms=HOUR_MS
+    )
+    assert await book.store.step(step) == {number}
+    assert await book.store.backlog(at_most=9) == waiting
+    await book.moved(number, LeaseState.REVOKING, LeaseState.REVOKING, due_in_ms=1_000, attempts=1)
+    assert await book.store.backlog(at_most=9) == waiting
+    await book.shift(2)
+    assert await book.store.backlog(at_most=9) == waiting
+    await book.moved(number, LeaseState.REVOKING, LeaseState.STUCK, due_in_ms=1_000)
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)
+
+
+async def test_a_stuck_lease_waits_only_while_it_is_tried(book: Any) -> None:
+    """Then since that try was due: how long it has been stuck is no measure of how revocation keeps up."""
+    number = await book.reserved(await book.token())
+    await book.moved(number, LeaseState.RESERVED, LeaseState.REVOKING)
+    await book.store.claim_due([LeaseState.REVOKING], limit=1, hold_ms=HOUR_MS)
+    await book.moved(number, LeaseState.REVOKING, LeaseState.STUCK, due_in_ms=60_000)
+    await book.shift(61)
+    tried = book.store.now_ms() - 1_000
+    (claimed,) = await book.store.claim_due([LeaseState.STUCK], limit=1, hold_ms=HOUR_MS)
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)
+    await book.moved(number, LeaseState.STUCK, LeaseState.REVOKING, due_in_ms=HOUR_MS, epoch=claimed.epoch)
+    assert await book.store.backlog(at_most=9) == Backlog(1, tried)
+    await book.moved(number, LeaseState.REVOKING, LeaseState.GONE, due_in_ms=HOUR_MS)
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)
+
+
+async def test_a_renewed_lease_waits_no_longer(book: Any) -> None:
+    """New facts come with a new time, also where a claim had just been faster."""
+    number = await book.active(await book.token(), due_in_ms=0)
+    await book.store.claim_due(ACTIVE, limit=1, hold_ms=HOUR_MS)
+    await book.moved(number, LeaseState.ACTIVE, LeaseState.ACTIVE, due_in_ms=HOUR_MS, facts=book.facts())
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)
+
+
+async def test_a_batch_that_is_gone_leaves_no_backlog(book: Any) -> None:
+    """The last step of many at once ends their waiting."""
+    token = await book.token()
+    numbers = [await book.active(token, due_in_ms=0) for _ in range(3)]
+    await book.store.claim_due(ACTIVE, limit=9, hold_ms=HOUR_MS)
+    step = Step(numbers=numbers, epoch=1, expect=ACTIVE, to=LeaseState.GONE, stage=Stage.ABSENT, due_in_ms=HOUR_MS)
+    assert len(await book.store.step(step)) == 3
+    assert await book.store.backlog(at_most=9) == Backlog(0, None)

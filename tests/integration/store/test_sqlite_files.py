@@ -21,7 +21,7 @@ from broker.model import LeaseNumber, LeaseState, TokenNumber
 from broker.seal import keyring as keyring_module
 from broker.seal.keyring import Purpose
 from broker.secret import Secret
-from broker.store.protocol import AuditHead
+from broker.store.protocol import AuditHead, Backlog
 from broker.store.sqlite import opening
 from broker.store.sqlite.peek import exists, peek
 from broker.store.sqlite.store import SqliteStore
@@ -115,6 +115,24 @@ async def test_reopened_store_holds_what_was_written(filled: Any, opened: Any, b
         assert store.broker_id == name
         assert len(name) == 8
         assert name.isalnum()
+
+
+async def test_what_a_dead_process_claimed_and_did_not_begin_is_due_at_once(opened: Any, book_of: Any, clock: Any) -> None:
+    """Since when it waits stays known; what was begun or put off keeps the time that it was given, and a new epoch guards both."""
+    async with opened() as store:
+        book = book_of(store)
+        token = await book.token()
+        claimed, begun, later = [await book.active(token, due_in_ms=due) for due in (1_000, 1_000, 90_000)]
+        began = clock.now_ms()
+        await book.shift(2)
+        assert len(await store.claim_due([LeaseState.ACTIVE], limit=9, hold_ms=60_000)) == 2
+        await book.moved(begun, LeaseState.ACTIVE, LeaseState.REVOKING, due_in_ms=50_000, epoch=1)
+    async with opened() as store:
+        book = book_of(store)
+        assert await store.backlog(at_most=9) == Backlog(2, began + 1_000)
+        assert [(await book.lease(number)).due_ms - began for number in (claimed, begun, later)] == [1_000, 52_000, 90_000]
+        (again,) = await store.claim_due([LeaseState.ACTIVE, LeaseState.REVOKING], limit=9, hold_ms=60_000)
+        assert (again.number, again.epoch) == (claimed, 2)
 
 
 async def test_second_daemon_is_refused_with_the_first_ones_process_id(
