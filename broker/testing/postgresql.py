@@ -30,6 +30,7 @@ _START_LIMIT_S = 60
 _STOP_LIMIT_S = 30
 _POLL_S = 0.01
 _PORTS_TRIED = 8
+_ANSWERS = frozenset({"ready", "standby"})
 _UNPRIVILEGED = "nobody"
 """The account that runs the server when we are root, which PostgreSQL refuses to run as."""
 _WATCHDOG = """
@@ -120,6 +121,16 @@ class PostgresServer:
             raise ServerFailed("the server was not started yet")
         return self._root
 
+    @property
+    def binaries(self) -> Path:
+        """The directory of the programs that it runs."""
+        return self._binaries
+
+    @property
+    def config(self) -> Mapping[str, str]:
+        """What it is configured with, beside its port and directory."""
+        return self._config
+
     def dsn(self, user: str, password: Secret, database: str = "postgres") -> Secret:
         """A connection URL for `user`; a secret, because the password stands in it."""
         login = f"{quote(user, safe='')}:{quote(password.reveal(), safe='')}"
@@ -197,11 +208,12 @@ class PostgresServer:
             file.write(self.superuser_password.reveal())
         self._give(password_file)
         try:
-            self._initdb(root / "data", password_file)
+            self._fill(root / "data", password_file)
         finally:
             password_file.unlink()
 
-    def _initdb(self, data: Path, password_file: Path) -> None:
+    def _fill(self, data: Path, password_file: Path) -> None:
+        """Makes the cluster's files; `password_file` holds the superuser's password as long as this runs."""
         arguments = [
             *("--pgdata", str(data), "--username", self.superuser, "--pwfile", str(password_file)),
             *("--auth-host=scram-sha-256", "--auth-local=scram-sha-256", "--encoding=UTF8", "--no-locale"),
@@ -226,7 +238,7 @@ class PostgresServer:
             # The eighth line of this file is what pg_ctl waits for (PostgreSQL, miscadmin.h, LOCK_FILE_LINE_PM_STATUS).
             with contextlib.suppress(OSError):
                 lines = state.read_text(encoding="utf-8").splitlines()
-                if self._process and lines[0:1] == [str(self._process.pid)] and lines[7:8] and lines[7].strip() == "ready":
+                if self._process and lines[0:1] == [str(self._process.pid)] and lines[7:8] and lines[7].strip() in _ANSWERS:
                     return True
             time.sleep(_POLL_S)
         self.kill()
