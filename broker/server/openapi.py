@@ -38,10 +38,13 @@ _REFUSALS = {
     400: "The request can't be carried out as it is; `errors` says why.",
     403: "The token is missing, unknown or over, or does not allow this.",
     404: "It is not there.",
+    405: "This can't be done here; what only has a list answers this without `list=true`.",
     413: "The body is too large.",
     429: "A limit is reached.",
     503: "Something that is needed does not answer just now.",
 }
+_REFUSED_OF = {405: "list", 413: "update"}
+"""Refusals that only some operations know."""
 _AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _LATER = {"Retry-After": {"description": "After how many seconds to ask again.", "schema": {"type": "integer", "minimum": 1}}}
 _DONE = {
@@ -178,7 +181,8 @@ def _statuses(route: Route) -> Sequence[int]:
 def _refused(route: Route) -> Sequence[int]:
     if route.access is Access.OPEN:
         return (400,)
-    return [status for status in _REFUSALS if status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or route.operation == "update"]
+    others = {status for status, operation in _REFUSED_OF.items() if operation != route.operation}
+    return [status for status in _REFUSALS if status not in others]
 
 
 def _answer(route: Route, status: int) -> Document:

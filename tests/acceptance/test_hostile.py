@@ -20,7 +20,7 @@ from urllib.parse import quote
 import pytest
 
 from broker.server.router import Route
-from broker.server.routes import database, leases, system, tokens
+from broker.server.routes import specs
 from broker.testing.broker import CREATE_USER, BrokerProcess, connection_to, until
 from broker.testing.database import Database
 
@@ -28,9 +28,7 @@ COUNT = int(os.environ.get("BROKER_HOSTILE_REQUESTS", "10000"))
 SEED = int(os.environ.get("BROKER_HOSTILE_SEED", "7"))
 WORKERS = 48
 ANSWER_LIMIT_S = 30
-ROUTES: Sequence[Route] = [
-    route for table in (database.TABLE, leases.TABLE, system.TABLE, tokens.TABLE) for route in table.routes
-]
+ROUTES: Sequence[Route] = [route for table in specs.TABLES for route in table.routes]
 VERBS = {"read": ["GET", "HEAD"], "list": ["LIST"], "update": ["POST", "PUT"], "delete": ["DELETE"]}
 ISSUED = ["app", "pooled", "odd0", "odd1", "odd2"]
 """Roles that leases are asked of. Their revocation is left to the engine, so that nothing may be left behind in the end."""

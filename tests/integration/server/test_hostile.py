@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from broker.api import auth
 from broker.api import database as database_api
 from broker.api import leases as leases_api
-from broker.server.routes import database, leases, system, tokens
+from broker.server.routes import specs
 
 HOW_MANY = int(os.environ.get("BROKER_HOSTILE_ROUNDS", "80"))
 """Rounds of each test here, of some thirty requests at once: about 10,000 requests in all, and more on demand."""
@@ -79,7 +79,7 @@ bodies = objects.map(as_json) | values.map(as_json) | st.binary(max_size=60) | o
 PATTERNS = sorted(
     {
         re.sub(r"\{.*\}", "{}", route.pattern)
-        for table in (database.TABLE, leases.TABLE, system.TABLE, tokens.TABLE)
+        for table in specs.TABLES
         for route in table.routes
         if not route.pattern.endswith("revoke-self")  # it would end the root token that the test goes on with
     }

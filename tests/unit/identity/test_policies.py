@@ -37,6 +37,8 @@ ROOT, DEFAULT, NONE, OTHER = ("root",), ("default",), (), ("app",)
         (OTHER, "read", "sys/internal/ui/mounts/database/creds/app", True),
         (OTHER, "update", "sys/internal/ui/mounts/database", False),
         (OTHER, "read", "sys/internal/ui/mountsx", False),
+        (NONE, "read", "sys/internal/specs/openapi", True),
+        (OTHER, "read", "sys/internal/specs/openapi/x", False),
         (("rooted", "Root"), "read", "database/creds/app", False),
     ],
 )
