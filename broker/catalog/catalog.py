@@ -16,7 +16,7 @@ from broker.engines.guard import Guard
 from broker.engines.registry import Registry
 from broker.errors import EngineError, InvalidRequest
 from broker.model import ConnectionNumber, Document, Json, LeaseState
-from broker.store.protocol import Store
+from broker.store.protocol import DocumentChange, Store
 
 _LINGER_MS = 600_000
 """How long a deleted connection is kept at least: an issue that began before may still write a lease down, which needs it."""
@@ -188,29 +188,23 @@ class Catalog:
                     wanted = connections.verified(wanted, await _found(engine))
                 else:
                     wanted = connections.unverified(old, wanted)
+                changes = []
                 if old is not None and connections.moved(old, wanted):
-                    await self._retire(old)
+                    changes = _retiring(old)
                     wanted = replace(wanted, proven=None, cluster=wanted.cluster if fields.verify_connection else "")
                     warnings.append(
                         f"connection {name} leads to another database cluster now; its former leases are still ended at the former one"
                     )
-                document = await self._store.put_document(connections.KIND, name, connections.to_body(wanted))
+                changes.append(DocumentChange(connections.KIND, name, connections.to_body(wanted)))
+                changed = await self._store.change_documents(changes)
             except BaseException:
                 await engine.close()
                 raise
-            self._take_in(document)
-            kept = replace(wanted, number=ConnectionNumber(document.number), revision=document.revision)
+            for document in changed:
+                self._take_in(document)
+            kept = replace(wanted, number=ConnectionNumber(changed[-1].number), revision=changed[-1].revision)
             self._engines.put(kept, engine, opened=fields.verify_connection)
             return warnings
-
-    async def _retire(self, old: Connection) -> None:
-        """Deletes the connection in the state in which its leases can be ended over it."""
-        kept = connections.former(old)
-        if kept is not old:
-            self._take_in(await self._store.put_document(connections.KIND, old.name, connections.to_body(kept)))
-        document = await self._store.delete_document(connections.KIND, old.name)
-        if document is not None:
-            self._take_in(document)
 
     async def _note_cluster(self, connection: Connection) -> None:
         """Keeps where the connection was found to lead, while it is still that connection."""
@@ -263,6 +257,13 @@ class Catalog:
             del self._cache.connections[connection.name]
         self._cache.retired[connection.number] = connection
         self._retired_ms.setdefault(connection.number, self._store.now_ms())
+
+
+def _retiring(old: Connection) -> list[DocumentChange]:
+    """Deletes the connection in the state in which its leases can be ended over it."""
+    kept = connections.former(old)
+    written = [] if kept is old else [DocumentChange(connections.KIND, old.name, connections.to_body(kept))]
+    return [*written, DocumentChange(connections.KIND, old.name)]
 
 
 async def _found(engine: Guard) -> str:

@@ -109,6 +109,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentChange:
+    """What a document shall be: written, or deleted where there is no body."""
+
+    kind: str
+    name: str
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditHead:
     """The newest audit entry known to be on disc: its sequence number and its MAC (32 bytes)."""
 
@@ -329,6 +338,13 @@ class Store(Protocol):
 
     async def delete_document(self, kind: str, name: str) -> Document | None:
         """Marks a document deleted; its body stays readable by number until `purge_document`."""
+        ...
+
+    async def change_documents(self, changes: Sequence[DocumentChange]) -> Sequence[Document]:
+        """Carries out changes in their order, all of them in one commit; answers the documents as each change left them.
+
+        A deletion of what is not there changes nothing and answers nothing.
+        """
         ...
 
     async def purge_document(self, kind: str, number: int) -> None:

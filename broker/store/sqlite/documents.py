@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from broker.model import Document
+from broker.store.protocol import DocumentChange
 from broker.store.sqlite.cipher import Cipher, DocumentRow
 from broker.store.sqlite.queries import SQL
 
@@ -31,6 +32,19 @@ def delete_document(db: sqlite3.Connection, _now_ms: int, cipher: Cipher, kind: 
         return None
     db.execute(SQL["delete_document"], {"number": number, "revision": _next_revision(db)})
     return _document(db, cipher, number)
+
+
+def change_documents(
+    db: sqlite3.Connection, now_ms: int, cipher: Cipher, changes: Sequence[DocumentChange]
+) -> Sequence[Document]:
+    """See `Store.change_documents`."""
+    changed: list[Document | None] = []
+    for change in changes:
+        if change.body is None:
+            changed.append(delete_document(db, now_ms, cipher, change.kind, change.name))
+        else:
+            changed.append(put_document(db, now_ms, cipher, change.kind, change.name, change.body))
+    return [document for document in changed if document is not None]
 
 
 def purge_document(db: sqlite3.Connection, _now_ms: int, cipher: Cipher, kind: str, number: int) -> None:

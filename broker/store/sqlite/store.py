@@ -24,7 +24,19 @@ from broker.model import (
     TokenNumber,
 )
 from broker.seal.keyring import Keyring
-from broker.store.protocol import AuditHead, Backlog, Handout, Move, Refusal, Reservation, Step, Tally, TokenEnd, TokenRenewal
+from broker.store.protocol import (
+    AuditHead,
+    Backlog,
+    DocumentChange,
+    Handout,
+    Move,
+    Refusal,
+    Reservation,
+    Step,
+    Tally,
+    TokenEnd,
+    TokenRenewal,
+)
 from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
 from broker.store.sqlite.cipher import LeaseRow, TokenRow
 from broker.store.sqlite.due import Which
@@ -244,6 +256,10 @@ class SqliteStore:
     async def delete_document(self, kind: str, name: str) -> Document | None:
         """See `Store.delete_document`."""
         return await self._writer.do(documents.delete_document, self._cipher, kind, name)
+
+    async def change_documents(self, changes: Sequence[DocumentChange]) -> Sequence[Document]:
+        """See `Store.change_documents`."""
+        return await self._writer.do(documents.change_documents, self._cipher, changes)
 
     async def purge_document(self, kind: str, number: int) -> None:
         """See `Store.purge_document`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,19 +142,62 @@ async def test_an_engine_that_is_replaced_while_it_opens_is_closed(rig: Any, tok
 
 @pytest.mark.parametrize("settings", [LeaseSettings(revocation_batch=2)])
 async def test_a_write_goes_on_when_its_caller_leaves(rig: Any, token: Any) -> None:
-    """A move that lost its caller between its two writes still leaves a connection of that name."""
+    """What it wrote is known to the process that wrote it."""
     issued = await rig.issue(token)
-    gate = rig.hold("after store.delete_document")
+    gate = rig.hold("after store.change_documents")
     writing = asyncio.create_task(rig.connection(connection_url="new"))
     await gate.entered.wait()
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
-    done = asyncio.Event()
-    rig.do("after store.put_document", done.set)
-    gate.opened.set()
-    await done.wait()
     rig.heal()
+    gate.opened.set()
+    assert await _comes(lambda: rig.boot.catalog.connection("main").details == {"connection_url": "new"})
     assert (await rig.issue(token)).username in rig.server("new").accounts
     await rig.boot.revoker.revoke(issued.lease_id)
     assert rig.server().accounts == {}
+
+
+@pytest.mark.parametrize("untried", [False, True])
+async def test_a_crash_while_a_connection_moves_leaves_the_former_or_the_new_one(
+    tmp_path: Path,
+    make_rig: Any,
+    untried: bool,  # noqa: FBT001 - a case
+) -> None:
+    """Killed at its n-th call for every n, there is always a connection of that name, and each lease ends where its user is."""
+    position, died, led_to = 0, True, set()
+    while died:
+        rig = await make_rig(tmp_path / str(position), LeaseSettings())
+        if untried:
+            # Fields that nobody tried: the retired connection must go back to those before them.
+            await rig.connection(connection_url="nowhere", verify_connection=False)
+        rig.kill_at = position
+        moving = asyncio.ensure_future(rig.connection(connection_url="new"))
+        await asyncio.wait([moving])
+        died = moving.exception() is not None
+        await rig.crash_and_recover()
+        kept = rig.boot.catalog.connection("main").details
+        led_to.add(str(kept))
+        assert kept in ({"connection_url": "new"}, {"connection_url": "nowhere"} if untried else {})
+        await rig.connection(connection_url="new")
+        await rig.settle_down()
+        fresh = await rig.issue(rig.owner)
+        assert fresh.username in rig.server("new").accounts
+        await rig.boot.revoker.revoke(rig.standing.lease_id)
+        await rig.boot.revoker.revoke(fresh.lease_id)
+        await rig.fill()
+        await rig.settle_down()
+        await rig.check([rig.standing, fresh])
+        assert rig.server().accounts == {}
+        await rig.stop()
+        position += 1
+    assert len(led_to) == 2
+
+
+async def _comes(true: Callable[[], bool]) -> bool:
+    """Whether it becomes true while others go on."""
+    for _ in range(1_000):
+        if true():
+            return True
+        await asyncio.sleep(0)
+    return False

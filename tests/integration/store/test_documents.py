@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.store.protocol import AuditHead
+import pytest
+
+from broker.store.protocol import AuditHead, DocumentChange
 
 
 async def test_document_keeps_its_number_through_updates(book: Any) -> None:
@@ -53,6 +55,35 @@ async def test_deleting_what_is_not_there_gives_nothing(book: Any) -> None:
     await book.store.put_document("role", "app", b"")
     await book.store.delete_document("role", "app")
     assert await book.store.delete_document("role", "app") is None
+
+
+async def test_several_documents_change_together_in_order(book: Any) -> None:
+    """A name may be changed, deleted and given to a new document in one go; what is not there is passed over."""
+    old = await book.store.put_document("connection", "pg", b"old")
+    changed = await book.store.change_documents(
+        [
+            DocumentChange("connection", "pg", b"former"),
+            DocumentChange("connection", "pg"),
+            DocumentChange("role", "none"),
+            DocumentChange("connection", "pg", b""),
+        ]
+    )
+    assert [(one.number == old.number, one.deleted, one.body) for one in changed] == [
+        (True, False, b"former"),
+        (True, True, b"former"),
+        (False, False, b""),
+    ]
+    assert list(await book.store.changes_since(old.revision)) == list(changed[1:])
+    assert list(await book.store.change_documents([])) == []
+
+
+async def test_documents_change_all_or_none(book: Any) -> None:
+    """A change that can't be carried out takes back those before it, and touches nothing of what was."""
+    old = await book.store.put_document("role", "app", b"old")
+    no_text = DocumentChange("role", "\ud800", b"x")
+    with pytest.raises((TypeError, ValueError)):
+        await book.store.change_documents([DocumentChange("role", "app", b"new"), DocumentChange("role", "app"), no_text])
+    assert list(await book.store.changes_since(0)) == [old]
 
 
 async def test_living_document_is_not_purged(book: Any) -> None:
