@@ -46,6 +46,20 @@ class Metrics:
             registry=self.registry,
         )
         self.stuck_leases = Gauge("broker_leases_stuck", "Leases whose quick attempts are used up.", registry=self.registry)
+        self.swept_sessions = Counter(
+            "broker_swept_sessions",
+            "Sessions of users that no longer exist, ended by the sweep.",
+            ["connection"],
+            registry=self.registry,
+        )
+        self.revocations_overdue = Gauge(
+            "broker_revocations_overdue",
+            "Leases past their end whose users are not gone yet, stuck ones left out; counted up to 10,000.",
+            registry=self.registry,
+        )
+        self.oldest_overdue = Gauge(
+            "broker_revocations_oldest_overdue_seconds", "How long the oldest of them is past its end.", registry=self.registry
+        )
         self.time_to_disabled = Histogram(
             "broker_revocation_disabled_seconds",
             "From the start of a revocation to the login being off.",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from broker.api.fields import LenientInt, Wire
+from broker.api.fields import DurationSeconds, LenientInt, Wire
 from broker.errors import InvalidRequest
 
 _STATUSES = range(200, 600)
 
 
 class HealthQuery(Wire):
-    """Which status the health check shall answer with. All but `activecode` speak of states that this broker is never in."""
+    """Which status the health check shall answer with. Most speak of states that this broker is never in."""
 
     activecode: LenientInt = Field(200, description="Status to answer with when all is well, 200 to 599.")
-
+    maxoverdue: DurationSeconds | None = Field(
+        None,
+        description="How late a revocation may be, in seconds, before the answer is `overduecode`; left out: no delay changes it.",
+    )
+    overduecode: LenientInt = Field(503, description="Status to answer with when a revocation is later, 200 to 599.")
     standbycode: LenientInt = Field(429, description="Status of a standby.")
     sealedcode: LenientInt = Field(503, description="Status when sealed.")
     uninitcode: LenientInt = Field(501, description="Status before the store is made.")
@@ -23,11 +27,13 @@ class HealthQuery(Wire):
     performancestandbycode: LenientInt = Field(473, description="Status of a performance standby.")
     removedcode: LenientInt = Field(530, description="Status of a removed node.")
 
-    def status(self) -> int:
-        """The status to answer with. Raises `InvalidRequest` for one that HTTP does not have."""
-        if self.activecode not in _STATUSES:
-            raise InvalidRequest("activecode: not a status; allowed are 200 to 599")
-        return self.activecode
+    def status(self, overdue_s: int) -> int:
+        """The status to answer with when the oldest revocation is so late. Raises `InvalidRequest` for one that HTTP does not have."""
+        for field in ("activecode", "overduecode"):
+            if getattr(self, field) not in _STATUSES:
+                raise InvalidRequest(f"{field}: not a status; allowed are 200 to 599")
+        late = self.maxoverdue is not None and overdue_s > self.maxoverdue
+        return self.overduecode if late else self.activecode
 
 
 class Health(BaseModel):
@@ -46,6 +52,10 @@ class Health(BaseModel):
     enterprise: bool = Field(default=False, description="Always false.")
     cluster_name: str = Field(description="Name of the broker.")
     cluster_id: str = Field(description="Id of the broker's store.")
+    revocations_overdue: int = Field(
+        description="Leases past their end whose users are not gone yet, as of the last second; stuck ones do not count. 10,000 at most."
+    )
+    revocations_oldest_overdue_seconds: int = Field(description="How long the oldest of them is past its end.")
 
 
 class SealStatus(BaseModel):

@@ -32,6 +32,7 @@ from broker.identity.tokens import Tokens
 from broker.ids import Numbers, PublicIds
 from broker.jobs import LONGEST_SLEEP_MS, Job, Jobs
 from broker.leases import records
+from broker.leases.backlog import BacklogWatch
 from broker.leases.clockwatch import ClockWatch
 from broker.leases.expire import Expirer
 from broker.leases.issue import Issuer
@@ -42,6 +43,7 @@ from broker.leases.query import Query
 from broker.leases.recover import Recovery
 from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
+from broker.leases.sweep import Sweeper
 from broker.leases.tidy import Tidier
 from broker.leases.users import Markers
 from broker.leases.witness import Witness
@@ -147,6 +149,8 @@ class LeaseRoom:
     recovery: Recovery
     refill: Refill
     tidier: Tidier
+    sweeper: Sweeper
+    backlog: BacklogWatch
 
 
 def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextlib.AsyncExitStack) -> LeaseRoom:
@@ -164,6 +168,8 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
     pools, pump = Pools(parts), Pump(parts)
     expirer = Expirer(parts, Witness(parts, {}))
     opened.push_async_callback(expirer.stop)
+    sweeper = Sweeper(parts)
+    opened.push_async_callback(sweeper.stop)
     return LeaseRoom(
         parts=parts,
         issuer=Issuer(parts, pools, pump),
@@ -171,6 +177,8 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
         recovery=Recovery(parts, pump),
         refill=Refill(parts, pools),
         tidier=Tidier(parts),
+        sweeper=sweeper,
+        backlog=BacklogWatch(parts),
     )
 
 
@@ -217,6 +225,10 @@ def recurring(ground: Ground, leases: LeaseRoom, tokens: Tokens) -> Jobs:
         await clockwatch.look()
         return LONGEST_SLEEP_MS
 
+    async def watch() -> int:
+        await leases.backlog.look()
+        return LONGEST_SLEEP_MS
+
     async def tidy() -> int:
         return 0 if await leases.tidier.tick() else LONGEST_SLEEP_MS
 
@@ -227,7 +239,9 @@ def recurring(ground: Ground, leases: LeaseRoom, tokens: Tokens) -> Jobs:
             Job("tokens", end_tokens),
             Job("refill", refill_pools),
             Job("settle", settle),
+            Job("watch", watch),
             Job("tidy", tidy),
+            Job("sweep", leases.sweeper.run),
         ],
     )
 
@@ -241,6 +255,7 @@ def services(ground: Ground, catalog: Catalog, leases: LeaseRoom, identity: Iden
         renewer=Renewer(leases.parts, leases.issuer),
         revoker=Revoker(leases.parts, leases.expirer),
         query=Query(leases.parts),
+        backlog=leases.backlog,
         tidier=leases.tidier,
         metrics=ground.metrics,
         clock=ground.clock,

@@ -9,6 +9,7 @@ from broker.catalog.catalog import Catalog
 from broker.clock import Clock
 from broker.identity.gate import Gate
 from broker.identity.tokens import Tokens
+from broker.leases.backlog import BacklogWatch
 from broker.leases.issue import Issuer
 from broker.leases.query import Query
 from broker.leases.renew import Renewer
@@ -41,6 +42,7 @@ class Services:
     renewer: Renewer
     revoker: Revoker
     query: Query
+    backlog: BacklogWatch
     tidier: Tidier
     metrics: Metrics
     clock: Clock

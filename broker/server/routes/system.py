@@ -14,10 +14,18 @@ OPEN = Access.OPEN
 
 @TABLE.add("read", "sys/health", access=OPEN, takes=HealthQuery, gives=Health, statuses=(200, ANY_STATUS))
 async def health(call: Call) -> Reply:
-    """Says that all is well, by its status too."""
-    status = decode(HealthQuery, call.data).status()
-    facts, now_s = call.services.facts, call.services.clock.now_ms() // 1_000
-    body = Health(server_time_utc=now_s, version=facts.version, cluster_name=facts.cluster_name, cluster_id=facts.cluster_id)
+    """Says that all is well, by its status too, and how far revocation is behind."""
+    overdue = call.services.backlog.overdue
+    status = decode(HealthQuery, call.data).status(overdue.oldest_s)
+    facts = call.services.facts
+    body = Health(
+        server_time_utc=call.services.clock.now_ms() // 1_000,
+        version=facts.version,
+        cluster_name=facts.cluster_name,
+        cluster_id=facts.cluster_id,
+        revocations_overdue=overdue.count,
+        revocations_oldest_overdue_seconds=overdue.oldest_s,
+    )
     return Reply(data=body.model_dump(), status=status)
 
 

@@ -87,13 +87,16 @@ def due_count(db: sqlite3.Connection, which: Which, *, until_ms: int, at_most: i
 
 
 def backlog(db: sqlite3.Connection, now_ms: int, *, at_most: int) -> Backlog:
-    """See `Store.backlog`. Rows are looked at only where something waits, and then up to `at_most` of each run of the index."""
-    found = [db.execute(SQL["overdue_claimed"], {"limit": at_most}).fetchone()]
+    """See `Store.backlog`. Looks only at rows that wait: twice `at_most` together, and one of each run of the index."""
+    count, first = db.execute(SQL["overdue_claimed"], {"limit": at_most}).fetchone()
+    oldest = [first]
     for line in Which(_ENDING).lines(db):
-        left = at_most - sum(count for count, _ in found)
-        found.append(db.execute(SQL["overdue_unclaimed"], line | {"until": now_ms, "limit": max(1, left)}).fetchone())
-    count = min(at_most, sum(count for count, _ in found))
-    return Backlog(count, min((oldest for _, oldest in found if oldest is not None), default=None))
+        # Of a run of the index its first row is enough: a row before it that is passed over was claimed, and is counted as older.
+        limit = at_most if count < at_most else 1
+        more, first = db.execute(SQL["overdue_unclaimed"], line | {"until": now_ms, "limit": limit}).fetchone()
+        count += more
+        oldest.append(first)
+    return Backlog(min(count, at_most), min((since for since in oldest if since is not None), default=None))
 
 
 def numbers_in(db: sqlite3.Connection, which: Which, *, after: LeaseNumber, limit: int) -> Sequence[int]:

@@ -128,10 +128,10 @@ SELECT count(*), min(overdue) FROM (
 );
 
 -- name: overdue_unclaimed
+-- The limit is one of rows looked at: of those that were claimed before there may be many.
 SELECT count(*), min(due) FROM (
-    SELECT due FROM lease
-    WHERE connection = :connection AND state = :state AND due <= :until AND overdue IS NULL ORDER BY due LIMIT :limit
-);
+    SELECT due, overdue FROM lease WHERE connection = :connection AND state = :state AND due <= :until ORDER BY due LIMIT :limit
+) WHERE overdue IS NULL;
 
 -- name: leases
 SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease

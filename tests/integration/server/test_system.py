@@ -41,6 +41,45 @@ async def test_health_statuses(broker: Any, method: str, query: str, status: int
     assert (await broker(method, f"sys/health{query}", token="")).status == status
 
 
+async def test_health_shows_the_backlog_of_revocations(broker: Any, database: Any, eventually: Any) -> None:
+    """A late revocation changes the body at once, and the status only for who asks for that: issuing goes on meanwhile."""
+    lease = (await broker("GET", "database/creds/app")).body["lease_id"]
+
+    async def shown() -> tuple[int, int]:
+        body = (await broker("GET", "sys/health", token="")).body
+        return body["revocations_overdue"], body["revocations_oldest_overdue_seconds"]
+
+    assert await shown() == (0, 0)
+    database.down = True
+    assert (await broker("PUT", "sys/leases/revoke", {"lease_id": lease, "sync": False})).status == 202
+
+    async def late() -> bool:
+        return (await shown())[1] > 0
+
+    await eventually(late)
+    assert (await shown())[0] == 1
+    for query, status in (
+        ("", 200),
+        ("?maxoverdue=1h", 200),
+        ("?maxoverdue=0", 503),
+        ("?maxoverdue=0&overduecode=299", 299),
+        ("?maxoverdue=0&activecode=204", 503),
+        ("?maxoverdue=-1", 400),
+        ("?maxoverdue=soon", 400),
+        ("?maxoverdue=0&overduecode=99", 400),
+    ):
+        for method in ("GET", "HEAD"):
+            assert (await broker(method, f"sys/health{query}", token="")).status == status, query
+    database.down = False
+    assert (await broker("PUT", "sys/leases/revoke", {"lease_id": lease, "sync": True})).status == 204
+
+    async def over() -> bool:
+        return await shown() == (0, 0)
+
+    await eventually(over)
+    assert (await broker("GET", "sys/health?maxoverdue=0", token="")).status == 200
+
+
 async def test_seal_status(broker: Any) -> None:
     """Never sealed; the same version as health."""
     body = (await broker("GET", "sys/seal-status", token="")).body

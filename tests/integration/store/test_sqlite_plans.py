@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.model import LeaseState
 from broker.store.protocol import Limits, Move, TokenEnd
-from broker.store.sqlite.due import Which, due_count, next_due_ms
+from broker.store.sqlite.due import Which, backlog, due_count, next_due_ms
 from broker.store.sqlite.queries import SQL
 from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
@@ -134,6 +134,24 @@ async def test_backlog_of_a_dead_database_costs_nothing(book: Any, steps: Any) -
         [Move(number=one.number, expect=[LeaseState.RESERVED], to=LeaseState.ACTIVE, due_in_ms=0) for one in waiting]
     )
     assert steps(look) <= few * 1.1
+
+
+@pytest.mark.parametrize("hold_ms", [0, 3_600_000, None])
+async def test_backlog_is_told_with_the_same_work_however_great(book: Any, steps: Any, hold_ms: int | None) -> None:
+    """Whether what waits was never claimed, is claimed, or was claimed and is due again."""
+    token, work = await book.token(), []
+    for count in (20, 3_000):
+        waiting = [book.reservation(token) for _ in range(count)]
+        await book.store.reserve(waiting)
+        await book.store.move(
+            [Move(number=one.number, expect=[LeaseState.RESERVED], to=LeaseState.ACTIVE, due_in_ms=0) for one in waiting]
+        )
+        if hold_ms is not None:
+            await book.store.claim_due([LeaseState.ACTIVE], limit=count, hold_ms=hold_ms)
+        now = book.store.now_ms()
+        work.append(steps(lambda db, now=now: backlog(db, now, at_most=10)))
+        assert (await book.store.backlog(at_most=10)).count == 10
+    assert work[1] <= work[0] * 1.1
 
 
 def claim_due_read_only(db: sqlite3.Connection, which: Which) -> list[int]:

@@ -39,4 +39,21 @@ def test_wrong_limits_are_refused(limit: str) -> None:
 def test_health_answers_only_with_statuses(code: int) -> None:
     """A number that is no final status of HTTP is refused."""
     with pytest.raises(InvalidRequest, match=r"^activecode: "):
-        decode(HealthQuery, {"activecode": code}).status()
+        decode(HealthQuery, {"activecode": code}).status(0)
+    with pytest.raises(InvalidRequest, match=r"^overduecode: "):
+        decode(HealthQuery, {"overduecode": code}).status(0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "overdue_s", "status"),
+    [
+        ({}, 10**9, 200),
+        ({"maxoverdue": "60"}, 60, 200),
+        ({"maxoverdue": "60"}, 61, 503),
+        ({"maxoverdue": "1m", "overduecode": "299"}, 61, 299),
+        ({"overduecode": 299, "activecode": 204}, 61, 204),
+    ],
+)
+def test_health_minds_a_backlog_only_when_asked_to(fields: dict[str, object], overdue_s: int, status: int) -> None:
+    """A balancer that asks for nothing keeps sending requests, whatever waits to be revoked."""
+    assert decode(HealthQuery, fields).status(overdue_s) == status
