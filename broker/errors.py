@@ -112,6 +112,13 @@ class UserRemains(EngineError):
         self.remedy = tuple(remedy)
 
 
+class WorkContinues(UserRemains):
+    """the user can't be removed yet: it left more than one call takes away, and this one came further; to be called again soon.
+
+    It counts as no failed attempt.
+    """
+
+
 class EngineMissing(EngineError):
     """no plugin for this kind of database is installed and sound"""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
 from broker import errors
-from broker.errors import DatabaseUnavailable, EngineError, InvalidRequest, UserRemains
+from broker.errors import DatabaseUnavailable, EngineError, InvalidRequest, UserRemains, WorkContinues
 from broker.secret import Secret
 
 _HIDDEN = "[secret]"
@@ -30,7 +30,8 @@ def clean_error(error: EngineError | InvalidRequest, secrets: Iterable[Secret]) 
     known = list(secrets)
     text = scrubbed(str(error), known)
     if isinstance(error, UserRemains):
-        return UserRemains(text, remedy=[scrubbed(statement, known) for statement in error.remedy])
+        kind = WorkContinues if isinstance(error, WorkContinues) else UserRemains
+        return kind(text, remedy=[scrubbed(statement, known) for statement in error.remedy])
     if isinstance(error, DatabaseUnavailable):
         return DatabaseUnavailable(text, retry_after_s=error.retry_after_s)
     return _known_class(error)(text)

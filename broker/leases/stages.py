@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from broker.audit.entry import NOBODY, Asked, AuditRequest, AuditResponse
 from broker.engines.protocol import Engine, Outcome, User
-from broker.errors import DatabaseUnavailable, EngineError, UserRemains
+from broker.errors import DatabaseUnavailable, EngineError, UserRemains, WorkContinues
 from broker.leases import lifecycle, records
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -22,6 +22,7 @@ from broker.store.protocol import Move, Step
 
 HOLD_MS = 900_000
 """How long a claim of due work holds: longer than the stages of one batch may take together."""
+_CONTINUE_S = 1
 _ROWS_BETWEEN_YIELDS = 50
 _JITTER_STEPS = 1_000
 
@@ -151,10 +152,11 @@ def _delayed(batch: Batch, lease: Lease, error: EngineError, now_ms: int) -> Mov
         failing_since_ms=lease.facts.failing_since_ms or now_ms,
         remedy=error.remedy if isinstance(error, UserRemains) else (),
     )
-    # A database that is away uses up no attempts: nothing was learned about the lease.
-    if isinstance(error, DatabaseUnavailable):
+    # A database that is away uses up no attempts: nothing was learned about the lease. Nor does work that came further.
+    if isinstance(error, DatabaseUnavailable | WorkContinues):
         stuck = lease.state is LeaseState.STUCK
-        event, attempts, delay_ms = Event.STUCK if stuck else Event.DELAYED, lease.attempts, error.retry_after_s * 1_000
+        delay_s = error.retry_after_s if isinstance(error, DatabaseUnavailable) else _CONTINUE_S
+        event, attempts, delay_ms = Event.STUCK if stuck else Event.DELAYED, lease.attempts, delay_s * 1_000
     else:
         tried = lifecycle.retry(lease.attempts, random_below(_JITTER_STEPS) / _JITTER_STEPS)
         event, attempts, delay_ms = tried.event, tried.attempts, tried.delay_ms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import asyncpg
 
@@ -15,17 +16,21 @@ _ATTEMPTS = 3
 _PAUSE_MS = 30
 
 Act = Callable[[Sequence[Present]], Awaitable[None]]
-Fail = Callable[[Present, asyncpg.PostgresError], Awaitable[None]]
+T = TypeVar("T")
 
 
-async def in_halves(users: Sequence[Present], act: Act, fail: Fail) -> None:
+async def in_halves(
+    users: Sequence[T],
+    act: Callable[[Sequence[T]], Awaitable[None]],
+    fail: Callable[[T, asyncpg.PostgresError], Awaitable[None]],
+) -> None:
     """Has `act` done for all users, in one transaction where that goes; `fail` hears of each user for whom it never did.
 
     An error after which the connection is of no use ends it at once.
     """
     if not users:
         return
-    error = await _attempt(users, act)
+    error = await attempt(users, act)
     if error is None:
         return
     if len(users) == 1:
@@ -36,9 +41,9 @@ async def in_halves(users: Sequence[Present], act: Act, fail: Fail) -> None:
     await in_halves(users[middle:], act, fail)
 
 
-async def _attempt(users: Sequence[Present], act: Act) -> asyncpg.PostgresError | None:
+async def attempt(users: Sequence[T], act: Callable[[Sequence[T]], Awaitable[None]]) -> asyncpg.PostgresError | None:
     """The error that remained; a batch is tried once, a single user again where that may help."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    for turn in range(1, _ATTEMPTS + 1):
         try:
             await act(users)
         except asyncpg.PostgresError as error:
@@ -46,9 +51,9 @@ async def _attempt(users: Sequence[Present], act: Act) -> asyncpg.PostgresError 
                 raise
             # After a lock timeout the wait was long enough already.
             again = is_transient(error.sqlstate) and error.sqlstate != LOCK_TIMEOUT
-            if len(users) > 1 or attempt == _ATTEMPTS or not again:
+            if len(users) > 1 or turn == _ATTEMPTS or not again:
                 return error
-            await asyncio.sleep(random_below(_PAUSE_MS * attempt) / 1000)
+            await asyncio.sleep(random_below(_PAUSE_MS * turn) / 1000)
         else:
             return None
     return None

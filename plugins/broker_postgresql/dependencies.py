@@ -11,35 +11,27 @@ from broker_postgresql.quoting import identifier
 from broker_postgresql.session import Session
 
 _NAMED_AT_MOST = 5
-_WORTHLESS = frozenset({"pg_default_acl", "pg_user_mapping"})
-"""Owned, yet no loss: how future objects would be shared, and how the user logged in elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One row of pg_shdepend: what keeps a role from being dropped."""
+    """What keeps a role from being dropped: all that it owns in one database, or all else that is there."""
 
     oid: int
     database: str
     """Where it is; empty for what all databases share."""
-    kind: str
-    """`o` owned, `a` granted, `r` named in a policy, `i` in initial rights."""
-    class_name: str
-    object: str
-    """Its description; empty where it is in another database."""
-
-    @property
-    def owned(self) -> bool:
-        """Whether dropping it would destroy something."""
-        return self.kind == "o" and self.class_name not in _WORTHLESS
+    owned: bool
+    """Whether dropping it would destroy something."""
+    count: int
+    objects: Sequence[str]
+    """Some of it, described; none where it is in another database."""
 
 
 async def find(session: Session, users: Sequence[Present]) -> list[Dependency]:
-    """Everything that keeps these users from being dropped."""
+    """Everything that keeps these users from being dropped, at most two for each user and database, however much there is."""
     if not users:
         return []
-    rows = await session.rows(QUERIES["dependencies"], [one.oid for one in users])
-    return [Dependency(row["oid"], row["database"], row["kind"], row["class"], row["object"] or "") for row in rows]
+    return [Dependency(**row) for row in await session.rows(QUERIES["dependencies"], [one.oid for one in users])]
 
 
 def remedies(one: Present, dependencies: Iterable[Dependency], home: str, heir: str = "") -> tuple[str, ...]:
@@ -53,9 +45,9 @@ def remedies(one: Present, dependencies: Iterable[Dependency], home: str, heir: 
 
 def _remedy(one: Present, database: str, found: Sequence[Dependency], heir: str) -> str:
     name = identifier(one.name)
-    what = sorted({dependency.object for dependency in found if dependency.object})
-    more = [f"and {len(what) - _NAMED_AT_MOST} more"] if len(what) > _NAMED_AT_MOST else []
-    described = ", ".join(what[:_NAMED_AT_MOST] + more) or f"{len(found)} objects"
+    count, known = sum(one.count for one in found), sorted({name for one in found for name in one.objects})
+    more = [f"and {count - _NAMED_AT_MOST} more"] if count > _NAMED_AT_MOST else []
+    described = ", ".join(known[:_NAMED_AT_MOST] + more) if known else f"{count} objects"
     hand_over = f"REASSIGN OWNED BY {name} TO {heir or 'CURRENT_USER'}; " if any(one.owned for one in found) else ""
     # The comment's end must not come from a name inside it.
     comment = f"in database {identifier(database)}: {described}".replace("*/", "* /").replace("/*", "/ *")

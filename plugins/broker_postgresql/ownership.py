@@ -1,6 +1,7 @@
 """Stage 3 of a revocation: what users own is handed over, destroyed or kept as their terms say; what was granted is revoked.
 
-REASSIGN OWNED and DROP OWNED act on the current database and on shared objects, so every database with dependencies is visited.
+REASSIGN OWNED and DROP OWNED act on the current database and on shared objects, so every database with dependencies is visited: first
+for all who own little, then for those who own much, one by one and for a limited time, so that these hold nobody up.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains
-from broker_postgresql import dependencies, prepared
-from broker_postgresql.batch import in_halves
+from broker_postgresql import bulk, dependencies, handover, prepared
+from broker_postgresql.batch import attempt, in_halves
+from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
 from broker_postgresql.dependencies import Dependency
 from broker_postgresql.failures import first_line
@@ -23,13 +26,13 @@ from broker_postgresql.orders import ADVISORY_KEY, Order, run_orders
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
-from broker_postgresql.terms import RoleOptions, options_of
+from broker_postgresql.terms import options_of
 
 _CONTAINED = "the user owns objects, and its role does not say what becomes of them (owned_objects); it is kept without login"
-_UNSAFE = (
-    "the user could not act as {heir} itself and owns code that would then run with the rights of {heir}: {code}. Drop it, or"
-    " let the role's users join {heir}"
-)
+_OUT_OF_LOCKS = "53200"
+_ALONE_S = 60.0
+_AMONG_OTHERS_S = 5.0
+"""How long users that own much may take in one call; the others of the batch wait for them."""
 
 
 async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
@@ -49,30 +52,15 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
         if not session.greeting.inherits_by_grant:
             await _revoke_memberships(session, present, results)
         _contain(present, found, results, home)
-        todo = _by_database(present, found, results, home)
-        if home in todo:
-            await _free(session, todo.pop(home), found, results)
-    for database, some in todo.items():
-        await _visit(lane, login, database, some, found, results)
+    # First, since they hold locks on what is to be handed over or dropped.
     await prepared.roll_back(lane, transactions, results)
+    work = _Work(lane, home, login, found, results, Pace(stopwatch_s() + (_ALONE_S if len(present) == 1 else _AMONG_OTHERS_S)))
+    await work.free([one for one in present if one.oid not in work.heavy])
+    await work.free([one for one in present if one.oid in work.heavy])
     if found:
         async with lane.session() as session:
             await _report_rest(session, present, results)
     return results.outcomes()
-
-
-async def _visit(
-    lane: Lane, login: str, database: str, some: Sequence[Present], found: Sequence[Dependency], results: Results
-) -> None:
-    try:
-        async with lane.visit(database) as session:
-            await _free(session, some, found, results)
-    except EngineError as error:
-        # Not taken for an unavailable server: whoever has nothing in that one database goes on.
-        connect = f"GRANT CONNECT ON DATABASE {identifier(database)} TO {identifier(login)}"
-        for one in some:
-            remedy = (connect, *dependencies.remedies(one, [each for each in found if each.database == database], database))
-            results.fail(one.user, UserRemains(f"database {database} can't be visited: {error}", remedy=remedy))
 
 
 async def remedies(session: Session, users: Sequence[Present]) -> dict[int, tuple[str, ...]]:
@@ -120,69 +108,103 @@ def _contain(present: Sequence[Present], found: Sequence[Dependency], results: R
             results.fail(one.user, UserRemains(_CONTAINED, remedy=dependencies.remedies(one, found, home)))
 
 
-def _by_database(
-    present: Sequence[Present], found: Sequence[Dependency], results: Results, home: str
-) -> dict[str, list[Present]]:
-    """In which databases something is to be done, and for whom."""
-    where = {(dependency.database or home, dependency.oid) for dependency in found}
-    able = {one.oid: one for one in present if not results.failed(one.user)}
-    databases: dict[str, list[Present]] = {}
-    for database, oid in sorted(where):
-        if oid in able:
-            databases.setdefault(database, []).append(able[oid])
-    return databases
+class _Work:
+    """What is to be done for users, database by database."""
 
+    def __init__(self, lane: Lane, home: str, login: str, found: Sequence[Dependency], results: Results, pace: Pace) -> None:
+        self.heavy = {dependency.oid for dependency in found if dependency.owned and dependency.count > bulk.SLICE}
+        """By OID, who owns more than is done in one go."""
+        self._lane = lane
+        self._home = home
+        self._login = login
+        self._found = found
+        self._results = results
+        self._pace = pace
 
-async def _free(session: Session, some: Sequence[Present], found: Sequence[Dependency], results: Results) -> None:
-    """Does in one database what the users' terms say: those with nothing but grants together, owners one by one."""
-    here = (session.greeting.database, "")
-    owners = {dependency.oid for dependency in found if dependency.owned and dependency.database in here}
+    async def free(self, users: Sequence[Present]) -> None:
+        """Does for these users, in every database, what their terms say."""
+        able = {one.oid: one for one in users if not self._results.failed(one.user)}
+        where = {(one.database or self._home, one.oid) for one in self._found if one.oid in able}
+        for database in sorted({database for database, _ in where}, key=lambda name: (name != self._home, name)):
+            await self._free_in(database, [able[oid] for name, oid in sorted(where) if name == database])
 
-    async def revoke(batch: Sequence[Present]) -> None:
-        # Two batches that revoke on the same object at once would fail each other (XX000); the lock goes with the transaction.
-        names = identifiers([one.name for one in batch])
-        await session.run(f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY}); DROP OWNED BY {names}")
+    async def _free_in(self, database: str, some: Sequence[Present]) -> None:
+        if database == self._home:
+            async with self._lane.session() as session:
+                await self._free(session, some)
+            return
+        try:
+            async with self._lane.visit(database) as session:
+                await self._free(session, some)
+        except EngineError as error:
+            # Not taken for an unavailable server: whoever has nothing in that one database goes on.
+            key = await self._key(database)
+            for one in some:
+                theirs = [each for each in self._found if each.database == database]
+                remedy = (*key, *dependencies.remedies(one, theirs, database))
+                self._results.fail(one.user, UserRemains(f"database {database} can't be visited: {error}", remedy=remedy))
 
-    async def hand_over(batch: Sequence[Present]) -> None:
-        for one in batch:
-            heir = identifier(options_of(one.user.terms).reassign_to)
-            name = identifier(one.name)
-            await session.run(f"REASSIGN OWNED BY {name} TO {heir}; DROP OWNED BY {name}")
+    async def _key(self, database: str) -> Sequence[str]:
+        """The statements that let our login into a database, as far as it can be told."""
+        async with self._lane.session() as session:
+            doors = await session.rows(QUERIES["door"], database)
+        name = identifier(database)
+        for door in doors:
+            if not door["open"]:
+                return [f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"]
+            if door["at_most"] >= 0:
+                return [f"ALTER DATABASE {name} CONNECTION LIMIT -1"]
+            if not door["connect"]:
+                return [f"GRANT CONNECT ON DATABASE {name} TO {identifier(self._login)}"]
+        return []
 
-    async def fail(one: Present, error: asyncpg.PostgresError) -> None:
-        results.fail(
-            one.user, UserRemains(f"{session.greeting.database}: {first_line(error)}", remedy=_remedy(one, found, session))
-        )
+    async def _free(self, session: Session, some: Sequence[Present]) -> None:
+        """Does in one database what is to be done: those with nothing but grants together, owners one by one."""
+        here = (session.greeting.database, "")
+        owned = {each.oid: each.count for each in self._found if each.owned and each.database in here}
 
-    await in_halves([one for one in some if one.oid not in owners], revoke, fail)
-    for one in some:
-        if one.oid not in owners:
-            continue
-        options = options_of(one.user.terms)
-        if options.owned_objects == "drop":
-            await in_halves([one], revoke, fail)
-        elif await _safe_heir(session, one, options, results):
-            await in_halves([one], hand_over, fail)
+        async def revoke(batch: Sequence[Present]) -> None:
+            # Two batches that revoke on the same object at once would fail each other (XX000); the lock goes with the transaction.
+            names = identifiers([one.name for one in batch])
+            await session.run(f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY}); DROP OWNED BY {names}")
 
+        async def fail(one: Present, error: asyncpg.PostgresError) -> None:
+            self._remains(session, one, first_line(error))
 
-async def _safe_heir(session: Session, one: Present, options: RoleOptions, results: Results) -> bool:
-    """Whether handing over gives the user's code no rights that the user did not have itself; fails the user otherwise."""
-    heir = options.reassign_to
-    answers = await session.rows(QUERIES["is_member"], one.oid, heir)
-    if not answers:
-        results.fail(
-            one.user, UserRemains(f"reassign_to: there is no role {heir}", remedy=(f"CREATE ROLE {identifier(heir)} NOLOGIN",))
-        )
-        return False
-    code = [] if answers[0][0] else await session.rows(QUERIES["owned_code"], one.oid)
-    if code:
-        text = _UNSAFE.format(heir=heir, code=", ".join(row["object"] for row in code))
-        results.fail(one.user, UserRemains(text))
-    return not code
+        await in_halves([one for one in some if one.oid not in owned], revoke, fail)
+        for one in sorted((one for one in some if one.oid in owned), key=lambda one: owned[one.oid]):
+            try:
+                await self._part(session, one, owned[one.oid])
+            except UserRemains as error:
+                self._results.fail(one.user, error)
 
+    async def _part(self, session: Session, one: Present, count: int) -> None:
+        """Hands over or drops what one user owns in the session's database. Raises `UserRemains`."""
+        options, name = options_of(one.user.terms), identifier(one.name)
+        drops = f"DROP OWNED BY {name}"
+        how: bulk.How = bulk.dropping
+        if options.owned_objects == "reassign":
+            heir = await handover.prepare(session, one, options, self._pace)
+            drops, how = f"REASSIGN OWNED BY {name} TO {heir}; {drops}", bulk.moving(heir)
 
-def _remedy(one: Present, found: Sequence[Dependency], session: Session) -> tuple[str, ...]:
-    return dependencies.remedies(one, found, session.greeting.database)
+        async def act(_: Sequence[Present]) -> None:
+            await session.run(drops)
+
+        error = await attempt([one], act) if count <= bulk.SLICE else None
+        if count > bulk.SLICE or (error and error.sqlstate == _OUT_OF_LOCKS):
+            await self._by_the_slice(session, one, how)
+            error = await attempt([one], act)
+        if error:
+            self._remains(session, one, first_line(error))
+
+    async def _by_the_slice(self, session: Session, one: Present, how: bulk.How) -> None:
+        loose = "foreign_keys" if how is bulk.dropping else "policies"
+        await bulk.run_each(session, loose, one.oid, self._pace)
+        await bulk.work_off(session, one.oid, how, self._pace)
+
+    def _remains(self, session: Session, one: Present, why: str) -> None:
+        remedy = dependencies.remedies(one, self._found, session.greeting.database)
+        self._results.fail(one.user, UserRemains(f"{session.greeting.database}: {why}", remedy=remedy))
 
 
 async def _report_rest(session: Session, present: Sequence[Present], results: Results) -> None:
@@ -192,4 +214,4 @@ async def _report_rest(session: Session, present: Sequence[Present], results: Re
     for one in present:
         if one.oid in left:
             what = "objects or rights of the user remain that the broker's login can't remove"
-            results.fail(one.user, UserRemains(what, remedy=_remedy(one, rest, session)))
+            results.fail(one.user, UserRemains(what, remedy=dependencies.remedies(one, rest, session.greeting.database)))

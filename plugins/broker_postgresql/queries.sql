@@ -61,6 +61,13 @@ LIMIT $3
 -- $1 OIDs. A plain CREATEROLE login sees neither state nor type of others' sessions, so nothing is filtered by them.
 SELECT usesysid AS oid, pid FROM pg_stat_activity WHERE usesysid = ANY ($1::oid[])
 
+-- :name abandoned
+-- Sessions of roles that are no more. A role that was made after the query began looks the same.
+SELECT a.usesysid AS oid, count(*) AS sessions
+FROM pg_stat_activity a
+WHERE a.usesysid <> 0 AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid)
+GROUP BY a.usesysid
+
 -- :name terminate_sessions
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = ANY ($1::oid[])
 
@@ -80,15 +87,51 @@ WHERE a.application_name LIKE $1 AND a.application_name <> $2 AND a.usename = cu
 -- $1 names
 SELECT gid, database::text AS database, owner::text AS owner FROM pg_prepared_xacts WHERE owner = ANY ($1::name[])
 
+-- :name holders_of_roles
+-- Prepared transactions that changed one of these roles ($1 OIDs) and so keep it locked, whoever they belong to by now. Only a
+-- superuser may read pg_authid.
+SELECT a.oid, p.gid, p.database::text AS database
+FROM pg_authid a JOIN pg_prepared_xacts p ON p.transaction = a.xmax
+WHERE a.oid = ANY ($1::oid[])
+
+-- :name obstacles
+-- Prepared transactions that hold locks on roles, or on relations that $1 (OID) owns in this database.
+SELECT DISTINCT p.gid, p.database::text AS database, p.owner::text AS owner
+FROM pg_prepared_xacts p
+JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.pid IS NULL
+JOIN pg_locks l ON l.virtualtransaction = x.virtualtransaction AND l.pid IS NULL AND l.locktype = 'relation'
+WHERE (l.relation = 'pg_authid'::regclass AND l.mode = 'RowExclusiveLock')
+  OR (l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relowner = $1::oid))
+LIMIT 5
+
 -- :name dependencies
--- What is owned by or granted to roles, in every database; described where it is shared or in this one. $1 OIDs.
-SELECT d.refobjid AS oid, coalesce(db.datname::text, '') AS database, d.dbid = 0 AS shared, d.deptype::text AS kind,
-       d.classid::regclass::text AS class,
-       CASE WHEN d.dbid IN (0, here.oid) THEN pg_describe_object(d.classid, d.objid, d.objsubid) END AS object
-FROM pg_shdepend d
-CROSS JOIN (SELECT oid FROM pg_database WHERE datname = current_database()) here
+-- What is owned by or granted to roles, in every database: how much of it, and some of it by name where it is shared or in this
+-- database. Default privileges and user mappings are owned, yet no loss: how future objects would be shared, and a login. $1 OIDs.
+SELECT d.refobjid AS oid, coalesce(db.datname::text, '') AS database, d.owned, d.count, coalesce(named.objects, '{}') AS objects
+FROM (
+  SELECT refobjid, dbid, count(*) AS count,
+         deptype = 'o' AND classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass) AS owned
+  FROM pg_shdepend
+  WHERE refclassid = 'pg_authid'::regclass AND refobjid = ANY ($1::oid[])
+  GROUP BY refobjid, dbid, owned
+) d
 LEFT JOIN pg_database db ON db.oid = d.dbid
-WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = ANY ($1::oid[])
+LEFT JOIN LATERAL (
+  SELECT array_agg(pg_describe_object(few.classid, few.objid, few.objsubid)) AS objects
+  FROM (
+    SELECT classid, objid, objsubid
+    FROM pg_shdepend
+    WHERE refclassid = 'pg_authid'::regclass AND refobjid = d.refobjid AND dbid = d.dbid
+      AND d.owned = (deptype = 'o' AND classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass))
+    LIMIT 6
+  ) few
+) named ON d.dbid = 0 OR db.datname = current_database()
+
+-- :name door
+-- What keeps our own login out of a database. $1 name.
+SELECT datallowconn AS open, datconnlimit AS at_most, has_database_privilege(oid, 'CONNECT') AS connect
+FROM pg_database WHERE datname = $1
 
 -- :name granted_memberships
 -- Memberships that users granted. Up to version 15 they outlive the grantor; later ones are dependencies. $1 OIDs.
@@ -96,22 +139,159 @@ SELECT m.grantor AS oid, g.rolname::text AS role, u.rolname::text AS member
 FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member
 WHERE m.grantor = ANY ($1::oid[])
 
--- :name is_member
--- Whether $1 (OID) could become $2 (name) by SET ROLE; null where there is no such role.
+-- :name heir
+-- Whether $1 (OID) could become $2 (name) by SET ROLE, and what $2 may do beyond owning objects and entering databases and schemas;
+-- no row where there is no such role. Rights on what other leases' users own don't count: any of them could impose these.
 SELECT pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+         AS within_reach,
+       ARRAY(
+         SELECT a.name
+         FROM (VALUES ('SUPERUSER', r.rolsuper), ('CREATEROLE', r.rolcreaterole), ('CREATEDB', r.rolcreatedb),
+                      ('REPLICATION', r.rolreplication), ('BYPASSRLS', r.rolbypassrls)) AS a (name, given)
+         WHERE a.given
+         UNION ALL
+         SELECT format('membership in %I', g.rolname)
+         FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+         WHERE m.member = r.oid
+         UNION ALL
+         SELECT 'rights on ' || coalesce(
+                  CASE WHEN d.dbid IN (0, here.oid) THEN pg_describe_object(d.classid, d.objid, d.objsubid) END,
+                  format('objects in database %I', db.datname))
+         FROM pg_shdepend d
+         CROSS JOIN (SELECT oid FROM pg_database WHERE datname = current_database()) here
+         LEFT JOIN pg_database db ON db.oid = d.dbid
+         WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'a'
+           AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_database'::regclass, 'pg_auth_members'::regclass)
+           AND NOT EXISTS (
+             SELECT FROM pg_shdepend o
+             JOIN pg_shdescription m ON m.objoid = o.refobjid AND m.classoid = 'pg_authid'::regclass AND m.description LIKE 'broker:v1:%'
+             WHERE o.dbid = d.dbid AND o.classid = d.classid AND o.objid = d.objid AND o.deptype = 'o'
+               AND o.refclassid = 'pg_authid'::regclass)
+         LIMIT 5
+       ) AS rights
 FROM pg_roles r WHERE r.rolname = $2
 
 -- :name owned_code
--- What of $1 (OID) in this database would run with the rights of whoever owned it next.
-SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS object
-FROM pg_shdepend d LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
-WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1::oid AND d.deptype = 'o'
-  AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-  AND NOT (coalesce(c.relkind IN ('r', 'p', 'S', 'i', 'I', 't', 'c'), false)
-    OR d.classid IN ('pg_namespace'::regclass, 'pg_type'::regclass, 'pg_largeobject'::regclass, 'pg_collation'::regclass,
+-- What of $1 (OID) in this database would run, or be evaluated, with the rights of whoever owned it next, and the statement that
+-- takes it away where there is one. All that is not known to be mere data counts: of what is owned, relations other than tables and
+-- sequences, functions, operators and the like, and types that others' casts and ranges' functions can hang on; of owned tables,
+-- rules, triggers and policies, foreign keys with actions (those run as the table's owner, and with them defaults and checks),
+-- and expressions over others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses). $2 rows.
+WITH mine AS (
+  SELECT d.classid, d.objid
+  FROM pg_shdepend d
+  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1::oid AND d.deptype = 'o'
+    AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+), tables AS (
+  SELECT c.oid FROM mine JOIN pg_class c ON mine.classid = 'pg_class'::regclass AND c.oid = mine.objid WHERE c.relkind IN ('r', 'p')
+), evaluated AS (
+  SELECT 'pg_attrdef'::regclass AS classid, a.oid FROM tables JOIN pg_attrdef a ON a.adrelid = tables.oid
+  UNION ALL
+  SELECT 'pg_constraint'::regclass, k.oid FROM tables JOIN pg_constraint k ON k.conrelid = tables.oid AND k.contype <> 'f'
+  UNION ALL
+  SELECT 'pg_class'::regclass, i.indexrelid FROM tables JOIN pg_index i ON i.indrelid = tables.oid
+  UNION ALL
+  SELECT 'pg_statistic_ext'::regclass, x.oid FROM tables JOIN pg_statistic_ext x ON x.stxrelid = tables.oid
+  UNION ALL
+  SELECT 'pg_class'::regclass, tables.oid FROM tables
+), found AS (
+  SELECT mine.classid, mine.objid, 0 AS objsubid
+  FROM mine
+  LEFT JOIN pg_class c ON mine.classid = 'pg_class'::regclass AND c.oid = mine.objid
+  LEFT JOIN pg_type t ON mine.classid = 'pg_type'::regclass AND t.oid = mine.objid
+  WHERE NOT (coalesce(c.relkind IN ('r', 'p', 'S'), false)
+    OR coalesce(t.typtype IN ('e', 'c')
+      AND NOT EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid OR casttarget = t.oid), false)
+    OR mine.classid IN ('pg_namespace'::regclass, 'pg_largeobject'::regclass, 'pg_collation'::regclass,
       'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
       'pg_default_acl'::regclass, 'pg_user_mapping'::regclass))
-LIMIT 5
+  UNION ALL
+  SELECT 'pg_rewrite'::regclass, w.oid, 0 FROM tables JOIN pg_rewrite w ON w.ev_class = tables.oid
+  UNION ALL
+  SELECT 'pg_trigger'::regclass, g.oid, 0 FROM tables JOIN pg_trigger g ON g.tgrelid = tables.oid
+  WHERE NOT g.tgisinternal AND g.tgparentid = 0
+  UNION ALL
+  SELECT 'pg_policy'::regclass, p.oid, 0 FROM tables JOIN pg_policy p ON p.polrelid = tables.oid
+  UNION ALL
+  SELECT 'pg_constraint'::regclass, k.oid, 0 FROM tables JOIN pg_constraint k ON k.conrelid = tables.oid
+  WHERE k.contype = 'f' AND k.conparentid = 0 AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))
+  UNION ALL
+  SELECT DISTINCT evaluated.classid, evaluated.oid, 0
+  FROM evaluated
+  JOIN pg_depend e ON e.classid = evaluated.classid AND e.objid = evaluated.oid AND e.objsubid = 0 AND e.refobjid >= 16384
+  LEFT JOIN pg_type t ON e.refclassid = 'pg_type'::regclass AND t.oid = e.refobjid
+  WHERE (e.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass, 'pg_opclass'::regclass)
+      OR t.typtype IN ('d', 'r', 'm'))
+    AND NOT EXISTS (
+      SELECT FROM pg_depend x JOIN pg_extension n ON n.oid = x.refobjid JOIN pg_roles r ON r.oid = n.extowner
+      WHERE x.classid = e.refclassid AND x.objid = e.refobjid AND x.deptype = 'e' AND r.rolsuper)
+  UNION ALL
+  SELECT 'pg_class'::regclass, tables.oid, a.attnum
+  FROM tables
+  JOIN pg_attribute a ON a.attrelid = tables.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+  JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_type b ON b.oid IN (t.typelem, t.typbasetype)
+  WHERE t.typtype IN ('r', 'm') OR (b.typtype IN ('r', 'm') AND b.oid >= 16384)
+)
+SELECT pg_describe_object(f.classid, f.objid, f.objsubid) AS object,
+       CASE
+         WHEN f.objsubid <> 0 OR f.classid IN ('pg_database'::regclass, 'pg_tablespace'::regclass, 'pg_subscription'::regclass)
+           OR i.type IN ('table', 'sequence') THEN NULL
+         WHEN f.classid = 'pg_constraint'::regclass THEN (
+           SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname) FROM pg_constraint k WHERE k.oid = f.objid)
+         WHEN f.classid = 'pg_attrdef'::regclass THEN (
+           SELECT format('ALTER TABLE %s ALTER COLUMN %I DROP %s', d.adrelid::regclass, a.attname,
+                         CASE a.attgenerated WHEN '' THEN 'DEFAULT' ELSE 'EXPRESSION' END)
+           FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.oid = f.objid)
+         ELSE format('DROP %s %s', CASE i.type WHEN 'statistics object' THEN 'STATISTICS' ELSE upper(i.type) END, i.identity)
+       END AS statement
+FROM found f CROSS JOIN LATERAL pg_identify_object(f.classid, f.objid, f.objsubid) i
+WHERE i.type IS NOT NULL
+ORDER BY f.objid DESC
+LIMIT $2
+
+-- :name owned_ids
+-- A page of what $1 (OID) owns in this database of the kinds that come by the thousand, newest first, since what depends on another
+-- object is newer as a rule. $2 the OID before which, $3 rows.
+SELECT d.classid, d.objid
+FROM pg_shdepend d
+WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1::oid AND d.deptype = 'o' AND d.objid < $2::oid
+  AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND d.classid = ANY ('{pg_class,pg_proc,pg_type,pg_namespace,pg_largeobject,pg_collation,pg_conversion,pg_operator,pg_opclass,
+    pg_opfamily,pg_ts_config,pg_ts_dict,pg_statistic_ext,pg_publication}'::regclass[])
+ORDER BY d.objid DESC
+LIMIT $3
+
+-- :name owned_names
+-- What of these is still owned by $1 (OID), as statements name it; sequences of a table's columns go with the table.
+-- $2 classes, $3 OIDs.
+SELECT i.type AS kind, i.identity AS name
+FROM unnest($2::oid[], $3::oid[]) WITH ORDINALITY AS a (classid, objid, place)
+JOIN pg_shdepend d ON d.classid = a.classid AND d.objid = a.objid AND d.refobjid = $1::oid AND d.deptype = 'o'
+  AND d.refclassid = 'pg_authid'::regclass AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+CROSS JOIN LATERAL pg_identify_object(a.classid, a.objid, 0) i
+WHERE i.identity IS NOT NULL AND NOT EXISTS (
+  SELECT FROM pg_depend s
+  WHERE s.classid = 'pg_class'::regclass AND s.objid = a.objid AND a.classid = s.classid
+    AND s.refclassid = 'pg_class'::regclass AND s.refobjsubid <> 0 AND s.deptype IN ('a', 'i'))
+ORDER BY a.place
+
+-- :name foreign_keys
+-- Statements that take the foreign keys off tables of $1 (OID), which may bind them to one another in a circle. $2 rows.
+SELECT format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', k.conrelid::regclass, k.conname) AS statement
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relowner = $1::oid
+LIMIT $2
+
+-- :name policies
+-- Statements that take $1 (OID) out of the policies on its own tables. $2 rows.
+SELECT CASE WHEN p.polroles = ARRAY[$1::oid] THEN format('DROP POLICY IF EXISTS %I ON %s', p.polname, p.polrelid::regclass)
+         ELSE format('ALTER POLICY %I ON %s TO %s', p.polname, p.polrelid::regclass, (
+           SELECT string_agg(CASE o WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(o)) END, ', ')
+           FROM unnest(p.polroles) o WHERE o <> $1::oid)) END AS statement
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+WHERE c.relowner = $1::oid AND $1::oid = ANY (p.polroles)
+LIMIT $2
 
 -- :name logins_in_progress
 -- Processes that hold or await the lock of a starting session on its database and show no user yet. Prepared transactions have no pid.
@@ -170,3 +350,45 @@ BEGIN
     END;
   END LOOP;
 END $broker$
+
+-- :name creators
+-- The roots of creators that our login itself made (role 10, the cluster's first, grants a role to whoever made it), and what they
+-- made, with numbers of users and with the groups that they hand out. $1 comment of a root. 16 and later.
+WITH roots AS (
+  SELECT r.oid, r.rolname
+  FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles me ON me.oid = m.member
+  WHERE me.rolname = session_user AND m.admin_option AND m.grantor = 10
+    AND r.rolcreaterole AND NOT r.rolcanlogin AND shobj_description(r.oid, 'pg_authid') = $1
+)
+SELECT roots.rolname::text AS root, c.rolname::text AS name, c.rolcreaterole AS creates,
+       (SELECT count(*) FROM pg_auth_members u WHERE u.member = c.oid AND u.admin_option AND u.grantor = 10) AS live,
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid
+             WHERE a.member = c.oid AND a.admin_option AND a.grantor <> 10) AS groups
+FROM roots
+LEFT JOIN pg_auth_members m ON m.member = roots.oid AND m.admin_option AND m.grantor = 10
+LEFT JOIN pg_roles c ON c.oid = m.roleid
+ORDER BY roots.oid, c.oid
+
+-- :name makers
+-- Which role may change each of $1 (OIDs), our login first; an empty name stands for it. 16 and later.
+SELECT u.oid, maker.name
+FROM unnest($1::oid[]) AS u (oid) CROSS JOIN LATERAL (
+  SELECT CASE WHEN c.rolname = session_user THEN '' ELSE c.rolname::text END AS name
+  FROM pg_auth_members m JOIN pg_roles c ON c.oid = m.member
+  WHERE m.roleid = u.oid AND m.admin_option AND (m.grantor = 10 OR c.rolname = session_user)
+  ORDER BY c.rolname = session_user DESC, c.rolcanlogin, m.oid
+  LIMIT 1
+) maker
+
+-- :name root_of
+-- The root that made the creator $1 (name).
+SELECT r.rolname::text AS root
+FROM pg_auth_members m JOIN pg_roles c ON c.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+WHERE c.rolname = $1 AND m.admin_option AND m.grantor = 10 AND r.rolcreaterole AND NOT r.rolcanlogin
+
+-- :name grantable
+-- Which of $1 (names) are roles, and whether our login may let others join them.
+SELECT rolname::text AS name, pg_has_role(session_user, oid, 'MEMBER WITH ADMIN OPTION') AS admin
+FROM pg_roles
+WHERE rolname = ANY ($1::name[]) AND NOT rolsuper AND rolname <> session_user
+ORDER BY rolname

@@ -55,7 +55,16 @@ class RoleOptions(BaseModel):
         description="What happens to objects that a user leaves behind: `contain` keeps the user, without login, until somebody"
         " decides; `reassign` hands them to reassign_to; `drop` destroys them.",
     )
-    reassign_to: str = Field("", description="Who gets the objects; required with `reassign`.")
+    reassign_to: str = Field(
+        "",
+        description="Who gets the objects; required with `reassign`. A role that the users could become by SET ROLE, which gets all;"
+        " or one without rights of its own, which gets everything but code.",
+    )
+    owned_code: Literal["contain", "drop"] = Field(
+        "contain",
+        description="With `reassign`, what happens to code of users that could not become reassign_to (views, functions, triggers,"
+        " rules and whatever else would run with its rights): `contain` keeps the user, without login; `drop` destroys the code.",
+    )
     connection_limit: int | None = Field(
         None, ge=0, le=100_000, description="The most sessions of one user at once; unset: no limit."
     )
@@ -72,6 +81,8 @@ def read_options(terms: Terms) -> RoleOptions:
         raise InvalidRequest(first_mistake(mistakes)) from None
     if (options.owned_objects == "reassign") != bool(options.reassign_to):
         raise InvalidRequest("reassign_to: required with owned_objects = reassign, and of no use without")
+    if options.owned_code == "drop" and options.owned_objects != "reassign":
+        raise InvalidRequest("owned_code: drop is of use with owned_objects = reassign only")
     for name, value in options.settings.items():
         if not _GUC.fullmatch(name) or "\x00" in str(value):
             raise InvalidRequest("settings: a setting's name has letters, digits and _, and no value a NUL character")
@@ -100,6 +111,8 @@ def warnings_about(terms: Terms) -> Sequence[str]:
         found.append("rollback_statements: of no effect here, since a failed creation is undone by its transaction")
     if options.owned_objects == "drop":
         found.append("owned_objects: whatever a user of this role creates is destroyed when its lease ends")
+    if options.owned_code == "drop":
+        found.append("owned_code: views and functions that a user of this role creates are destroyed when its lease ends")
     return found
 
 

@@ -1,0 +1,82 @@
+"""To whom a user's objects may go.
+
+Handing over is an escalation: a view on a table that the user could not read, a SECURITY DEFINER function, a trigger that a foreign
+key fires, an index over a function: all of these run with the rights of whoever owns them next, for everybody who may use them.
+So objects go only to an heir that the user could have become by SET ROLE, or to one without rights of its own. The latter may own
+what others left, hence no code goes there: it is dropped before, or the user is kept, as its role says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from broker.errors import UserRemains
+from broker_postgresql import bulk
+from broker_postgresql.bulk import Pace
+from broker_postgresql.failures import first_line
+from broker_postgresql.identity import Present
+from broker_postgresql.queries import QUERIES
+from broker_postgresql.quoting import identifier
+from broker_postgresql.session import Session
+from broker_postgresql.terms import RoleOptions
+
+_NAMED_AT_MOST = 5
+_CODE_AT_ONCE = 500
+_RIGHTS = (
+    "the user could not act as {heir} itself, and {heir} has rights of its own: {rights}. Let the role's users join {heir}, or name"
+    " an heir without rights"
+)
+_CODE = (
+    "the user could not act as {heir} itself and owns code that would then run with the rights of {heir}: {code}. Drop it (the role"
+    " may say so: owned_code), or let the role's users join {heir}"
+)
+
+
+async def prepare(session: Session, one: Present, options: RoleOptions, pace: Pace) -> str:
+    """Makes what the user owns in the session's database fit to be handed over, and answers the heir as a quoted name.
+
+    Raises `UserRemains` where there is no such heir, or handing over would give the user's code rights that it did not have.
+    """
+    heir = options.reassign_to
+    answers = await session.rows(QUERIES["heir"], one.oid, heir)
+    if not answers:
+        raise UserRemains(f"reassign_to: there is no role {heir}", remedy=(f"CREATE ROLE {identifier(heir)} NOLOGIN",))
+    [answer] = answers
+    if answer["within_reach"]:
+        return identifier(heir)
+    if answer["rights"]:
+        raise UserRemains(_RIGHTS.format(heir=heir, rights=", ".join(answer["rights"])), remedy=_by_hand(session, one))
+    while code := await session.rows(QUERIES["owned_code"], one.oid, _CODE_AT_ONCE):
+        text = _CODE.format(heir=heir, code=_named([row["object"] for row in code]))
+        if options.owned_code == "contain":
+            raise UserRemains(text, remedy=_statements(session, code))
+        await _drop(session, code, text, pace)
+    return identifier(heir)
+
+
+async def _drop(session: Session, code: Sequence[asyncpg.Record], text: str, pace: Pace) -> None:
+    before = pace.done
+    error = await bulk.run_all(session, [row["statement"] for row in code if row["statement"]], pace)
+    if pace.done == before:
+        why = f"; {first_line(error)}" if error else ""
+        raise UserRemains(f"{text}{why}", remedy=_statements(session, code))
+
+
+def _named(objects: Sequence[str]) -> str:
+    more = [f"and {len(objects) - _NAMED_AT_MOST} more"] if len(objects) > _NAMED_AT_MOST else []
+    return ", ".join([*objects[:_NAMED_AT_MOST], *more])
+
+
+def _statements(session: Session, code: Sequence[asyncpg.Record]) -> tuple[str, ...]:
+    """What takes the code away; nothing else does where a column's type or a partition's key is to blame."""
+    where = f"/* in database {identifier(session.greeting.database)} */"
+    return tuple(f"{where} {row['statement']};" for row in code if row["statement"])
+
+
+def _by_hand(session: Session, one: Present) -> tuple[str, ...]:
+    name = identifier(one.name)
+    return (
+        f"/* in database {identifier(session.greeting.database)} */ REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name};",
+    )
