@@ -60,6 +60,12 @@ class Metrics:
         self.oldest_overdue = Gauge(
             "broker_revocations_oldest_overdue_seconds", "How long the oldest of them is past its end.", registry=self.registry
         )
+        self.swept_sessions = Counter(
+            "broker_swept_sessions",
+            "Sessions of users that no longer exist, ended by the sweep.",
+            ["connection"],
+            registry=self.registry,
+        )
         self.time_to_disabled = Histogram(
             "broker_revocation_disabled_seconds",
             "From the start of a revocation to the login being off.",

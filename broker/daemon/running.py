@@ -28,6 +28,7 @@ from broker.daemon.seams import Seams
 from broker.engines.registry import Registry
 from broker.jobs import Jobs
 from broker.leases.expire import Expirer
+from broker.leases.sweep import Sweeper
 from broker.metrics import Metrics
 from broker.model import LeaseNumber
 from broker.server.app import make_door
@@ -47,6 +48,7 @@ class Daemon:
     catalog: Catalog
     jobs: Jobs
     expirer: Expirer
+    sweeper: Sweeper
     listener: Listener
     metrics: Metrics
     registry: Registry
@@ -70,7 +72,7 @@ class Daemon:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self.expirer.stop()
+        await asyncio.gather(self.expirer.stop(), self.sweeper.stop())
         await self.catalog.close()
         await self.trail.close()
         await self.store.close()
@@ -102,7 +104,9 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
     door = make_door(services(ground, catalog, leases, identity))
     listener = await Listener.open(door, config.server)
     jobs.start()
-    daemon = Daemon(config, ground.store, trail, catalog, jobs, leases.expirer, listener, ground.metrics, registry)
+    daemon = Daemon(
+        config, ground.store, trail, catalog, jobs, leases.expirer, leases.sweeper, listener, ground.metrics, registry
+    )
     daemon.in_background(leases.recovery.at_start(LeaseNumber(ground.highest)))
     log.info(
         "ready",

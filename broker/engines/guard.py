@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from broker.clock import Clock
-from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Traits, User
+from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Swept, Traits, User
 from broker.engines.settings import EngineSettings
 from broker.engines.watch import Verdict, Watch, health_verdict
 from broker.errors import DatabaseUnavailable, EngineError, LimitExceeded
@@ -145,6 +145,14 @@ class Guard:
         run = partial(self._engine.prove_absent, users)
         return await self._batch("prove_absent", self._settings.remove_timeout_s, users, run)
 
+    async def sweep(self) -> Sequence[Swept]:
+        """See `Engine.sweep`."""
+
+        async def swept() -> Sequence[Swept]:
+            return [self._clean(each) for each in await self._engine.sweep()]
+
+        return await self._watch.call("sweep", self._settings.contain_timeout_s, swept)
+
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`; the limit holds for each 500 users, so that a slow reader is not taken for a slow database."""
         found = self._engine.list_users()
@@ -177,10 +185,14 @@ class Guard:
     def _answer(self, verb: str, user: User, outcome: Outcome | None, secrets: tuple[Secret, ...]) -> Outcome:
         if outcome is None:
             return Outcome(user.number, EngineError(f"{verb}: the engine gave no answer for {user.name}"))
-        if outcome.error is None:
-            return outcome
-        error = self._watch.cleaned(verb, outcome.error, secrets)
-        return replace(outcome, error=error if isinstance(error, EngineError) else EngineError(str(error)))
+        return outcome if outcome.error is None else replace(outcome, error=self._cleaned(verb, outcome.error, secrets))
+
+    def _clean(self, swept: Swept) -> Swept:
+        return swept if swept.error is None else replace(swept, error=self._cleaned("sweep", swept.error, ()))
+
+    def _cleaned(self, verb: str, error: EngineError, secrets: tuple[Secret, ...]) -> EngineError:
+        cleaned = self._watch.cleaned(verb, error, secrets)
+        return cleaned if isinstance(cleaned, EngineError) else EngineError(str(cleaned))
 
 
 def _secrets_of(orders: Sequence[NewUser]) -> tuple[Secret, ...]:

@@ -117,6 +117,19 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What a sweep ended, or what kept it from doing so."""
+
+    identity: str = ""
+    """What the server called the user that is no more; empty where `error` is not about one user."""
+    sessions: int = 0
+    """How many of its sessions were ended; with an error, how many go on."""
+    place: str = ""
+    """The server of the cluster; empty for the one that takes writes."""
+    error: EngineError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Who is speaking to the database: goes into what the server shows of its sessions."""
 
@@ -201,6 +214,14 @@ class Engine(Protocol):
         """Stage 5: no such user, no session of it, nothing pending in its name.
 
         And no late statement of a dead process of this broker can bring it back. `UserRemains` otherwise.
+        """
+        ...
+
+    async def sweep(self) -> Sequence[Swept]:
+        """Ends the sessions of users that no longer exist, whosever they were: what slipped through a revocation, or was revived.
+
+        Leaves everybody else's alone. Answers what it ended, and, with the remedy, what it may not or could not end; nothing where there
+        was nothing to do. Raises `DatabaseUnavailable`.
         """
         ...
 

@@ -9,7 +9,7 @@ from broker.audit import entry
 from broker.audit.entry import NOBODY, AuditMount, AuditRequest, Scribe
 from broker.secret import random_bytes
 
-CLEAR_KEYS = entry.CLEAR_KEYS | {"reason", "connection"}
+CLEAR_KEYS = entry.CLEAR_KEYS | {"reason", "connection", "identity", "place"}
 """What of these entries' data is written in clear, beside what always is: it is the broker's own text."""
 MOUNT = AuditMount(point="database/", type="database", plugin_class="secret")
 

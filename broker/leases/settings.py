@@ -40,6 +40,12 @@ class LeaseSettings(BaseModel):
         ge=1,
         description="From how many leases due at once on a connection its database's clock is asked first whether it is really that late.",
     )
+    sweep: ConfiguredSeconds = Field(
+        30,
+        ge=1,
+        description="How often each database is searched for sessions of users that no longer exist, which are ended; also done at the"
+        " start.",
+    )
     refill_batch: int = Field(32, ge=1, le=256, description="How many prepared users are made in one go.")
     tombstones: ConfiguredSeconds = Field(
         604_800,

@@ -21,6 +21,7 @@ from broker.engines.protocol import (
     Outcome,
     Password,
     Seen,
+    Swept,
     Traits,
     User,
 )
@@ -62,6 +63,8 @@ class MemoryServer:
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
         self.accounts: dict[str, Account] = {}
+        self.abandoned: dict[str, set[int]] = {}
+        """Sessions of users that are no more, by the users' identities."""
         self.cluster = f"memory {next(self._clusters)}"
         self._numbers = itertools.count(1)
 
@@ -84,7 +87,13 @@ class MemoryServer:
 
     def is_open(self, session: int) -> bool:
         """Whether that session still stands."""
-        return any(session in account.sessions for account in self.accounts.values())
+        open_ = [*(account.sessions for account in self.accounts.values()), *self.abandoned.values()]
+        return any(session in sessions for sessions in open_)
+
+    def remove(self, name: str) -> None:
+        """Removes a user as an operator would by hand; its sessions go on."""
+        account = self.accounts.pop(name)
+        self.abandoned[account.identity] = account.sessions
 
 
 class MemoryPlugin:
@@ -206,6 +215,12 @@ class MemoryEngine:
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.prove_absent`."""
         return self._each(users, _still_there)
+
+    async def sweep(self) -> Sequence[Swept]:
+        """See `Engine.sweep`."""
+        swept = [Swept(identity=identity, sessions=len(some)) for identity, some in self._server.abandoned.items() if some]
+        self._server.abandoned.clear()
+        return swept
 
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`."""

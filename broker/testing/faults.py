@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Traits, User
+from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Swept, Traits, User
 from broker.model import Terms, UserName
 
 Before: TypeAlias = Callable[[str], Awaitable[None]]
@@ -95,6 +95,11 @@ class Interposed:
         """See `Engine.prove_absent`."""
         await self._before("prove_absent")
         return await self._inner.prove_absent(users)
+
+    async def sweep(self) -> Sequence[Swept]:
+        """See `Engine.sweep`."""
+        await self._before("sweep")
+        return await self._inner.sweep()
 
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`."""

@@ -19,12 +19,13 @@ from broker.engines.protocol import (
     Outcome,
     Password,
     Seen,
+    Swept,
     Traits,
     User,
 )
 from broker.errors import EngineError
 from broker.model import Json, Terms, UserName
-from broker_postgresql import login, ownership, revoke, settings, terms
+from broker_postgresql import login, ownership, revoke, settings, sweep, terms
 from broker_postgresql.connector import Connector
 from broker_postgresql.hidden import Hidden
 from broker_postgresql.issue import Issuer
@@ -157,6 +158,11 @@ class Engine:
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.prove_absent`."""
         return await self._stage(users, revoke.prove_absent)
+
+    async def sweep(self) -> Sequence[Swept]:
+        """See `Engine.sweep`."""
+        async with self._lanes.revoking.session() as session:
+            return await sweep.sweep(session)
 
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`. Page by page, so no transaction stays open while the caller works."""

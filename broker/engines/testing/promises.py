@@ -175,6 +175,17 @@ class EnginePromises:
         hold(isinstance(found[0], UserRemains), "a user that is there is not proved absent")
         hold(found[1] is None, "an absent one is")
 
+    async def test_sweep_ends_sessions_of_the_absent(self, subject: Subject) -> None:
+        """Sessions of a user that somebody removed by hand are ended, or it is said what is missing; everybody else's go on."""
+        made, foreign = await create(subject), await stranger(subject)
+        left, kept = await session(subject, made), await session(subject, foreign)
+        await subject.remove_by_hand(made.user.name)
+        swept = [each for each in await subject.engine.sweep() if each.identity == made.user.identity]
+        failed = [each.error for each in swept if each.error is not None]
+        hold(failed or not await left.is_open(), "a session of a user that is no more is ended, or it is said why not")
+        hold(all(isinstance(error, UserRemains) and error.remedy for error in failed), "and how that could be helped")
+        hold(await kept.is_open(), "everybody else's sessions go on")
+
     async def test_listing_shows_ours_alone(self, subject: Subject) -> None:
         """The listing shows each user with its marker, identity and login, and no stranger."""
         on, off, foreign = await create(subject), await create(subject), await stranger(subject)

@@ -52,6 +52,10 @@ class Subject(Protocol):
         """Makes a user of that name which can log in and is not the broker's."""
         ...
 
+    async def remove_by_hand(self, name: str) -> None:
+        """Removes a user as an operator would, past the engine; its sessions go on where the database lets them."""
+        ...
+
 
 class Made(NamedTuple):
     """A user that the engine made, and its password."""

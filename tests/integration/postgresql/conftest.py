@@ -110,6 +110,10 @@ class Scene:
         """A role that somebody else made."""
         await self.root.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{password.reveal()}'")
 
+    async def remove_by_hand(self, name: str) -> None:
+        """The role goes, its sessions stay."""
+        await self.root.execute(f'DROP ROLE "{name}"')
+
     async def order(self, terms: Terms | None = None, lifetime_ms: int = 3_600_000, name: str = "") -> NewUser:
         """An order for a new user."""
         number = next(_numbers)

@@ -17,7 +17,19 @@ from yarl import URL
 from broker import daemon
 from broker.config import Config
 from broker.config import parse as parse_config
-from broker.engines.protocol import PROTOCOL_VERSION, Extension, Health, NewUser, Origin, Outcome, Password, Seen, Traits, User
+from broker.engines.protocol import (
+    PROTOCOL_VERSION,
+    Extension,
+    Health,
+    NewUser,
+    Origin,
+    Outcome,
+    Password,
+    Seen,
+    Swept,
+    Traits,
+    User,
+)
 from broker.engines.registry import Claim, Registry
 from broker.errors import DatabaseUnavailable, InvalidRequest
 from broker.model import Json, Terms, UserName
@@ -102,6 +114,9 @@ class MemoryEngine:
 
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         return await self.disable(users)
+
+    async def sweep(self) -> Sequence[Swept]:
+        return ()
 
     async def list_users(self) -> AsyncIterator[Seen]:
         for name in sorted(self._database.users):

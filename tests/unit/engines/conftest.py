@@ -52,6 +52,10 @@ class MemorySubject:
         """A user of somebody else's."""
         self.server.add(name, password=password.reveal())
 
+    async def remove_by_hand(self, name: str) -> None:
+        """Its sessions stay."""
+        self.server.remove(name)
+
 
 @pytest.fixture
 def server() -> MemoryServer:

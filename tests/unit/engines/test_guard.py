@@ -12,7 +12,7 @@ import structlog
 
 from broker.clock import Clock
 from broker.engines.guard import Guard
-from broker.engines.protocol import Extension, Health, NewUser, Origin, Outcome, Password, Seen, User
+from broker.engines.protocol import Extension, Health, NewUser, Origin, Outcome, Password, Seen, Swept, User
 from broker.engines.settings import BreakerSettings, EngineSettings
 from broker.errors import DatabaseUnavailable, EngineError, InvalidRequest, LimitExceeded, UserMissing, UserRemains
 from broker.metrics import Metrics
@@ -433,6 +433,22 @@ async def test_passwords_and_names_come_through(guarded: Guarded) -> None:
     with pytest.raises(EngineError, match="new_password on connection app failed inside the engine: ValueError"):
         await guarded.guard.new_password()
     assert guarded.guard.traits is MemoryEngine.traits
+
+
+async def test_sweep_shows_no_secret(guarded: Guarded, clock: Any) -> None:
+    """What a sweep says is kept from showing the connection's secrets, and goes on saying what would help."""
+
+    class Powerless(MemoryEngine):
+        async def sweep(self) -> Sequence[Swept]:
+            told = UserRemains("denied to root-pw", remedy=("GRANT it TO root-pw",))
+            return [Swept(identity="7", sessions=2, error=told), Swept(identity="8", sessions=1)]
+
+    engine = Powerless(guarded.server, Origin(broker="b0", boot="x"))
+    guard = Guard(engine, "app", EngineSettings(), guarded.metrics, clock, [Secret("root-pw")])
+    first, second = await guard.sweep()
+    assert isinstance(first.error, UserRemains)
+    assert (str(first.error), first.error.remedy, first.sessions) == ("denied to [secret]", ("GRANT it TO [secret]",), 2)
+    assert second == Swept(identity="8", sessions=1)
 
 
 async def test_long_listing_comes_whole(guarded: Guarded, server: MemoryServer) -> None:

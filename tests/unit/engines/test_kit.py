@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.engines.protocol import Engine, Extension, NewUser, Origin, Outcome, Password, Seen, User
+from broker.engines.protocol import Engine, Extension, NewUser, Origin, Outcome, Password, Seen, Swept, User
 from broker.engines.testing import EnginePromises, ExpiryPromises, PreparedPromises, Subject
 from broker.errors import DatabaseUnavailable, EngineError, UserNameTaken
 from broker.model import UserName
@@ -255,6 +255,32 @@ class ForgetsOne(MemoryEngine):
         return list(await super().disable(users))[:-1]
 
 
+class SweepsNothing(MemoryEngine):
+    """Lets sessions of dropped users go on."""
+
+    async def sweep(self) -> Sequence[Swept]:
+        """Nothing to see."""
+        return []
+
+
+class SweepsEverything(MemoryEngine):
+    """Ends everybody's sessions."""
+
+    async def sweep(self) -> Sequence[Swept]:
+        """All of the server."""
+        for account in self._server.accounts.values():
+            account.sessions.clear()
+        return await super().sweep()
+
+
+class SweepsWithoutRemedy(MemoryEngine):
+    """Says that it may not, and leaves it at that."""
+
+    async def sweep(self) -> Sequence[Swept]:
+        """No remedy."""
+        return [replace(each, error=EngineError("denied")) for each in await super().sweep()]
+
+
 class ListsStrangers(MemoryEngine):
     """Lists whoever is there."""
 
@@ -325,6 +351,9 @@ Promise = Callable[[Subject], Awaitable[None]]
         (NeedsIdentity, ENGINE.test_user_is_known_by_its_marker_alone),
         (DestroysOwned, ENGINE.test_what_is_owned_is_not_destroyed),
         (ProvesAnything, ENGINE.test_absence_is_not_claimed_of_the_present),
+        (SweepsNothing, ENGINE.test_sweep_ends_sessions_of_the_absent),
+        (SweepsEverything, ENGINE.test_sweep_ends_sessions_of_the_absent),
+        (SweepsWithoutRemedy, ENGINE.test_sweep_ends_sessions_of_the_absent),
         (ListsStrangers, ENGINE.test_listing_shows_ours_alone),
         (ListsNobody, ENGINE.test_listing_shows_ours_alone),
         (PreparesOpen, PREPARED.test_prepared_user_is_kept_out),

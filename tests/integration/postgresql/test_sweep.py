@@ -1,0 +1,88 @@
+"""Sessions of users that are no more are found and ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+import pytest
+
+from broker.errors import UserRemains
+from broker.secret import Secret
+
+CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+GRANT = "GRANT pg_signal_backend TO limited"
+
+
+async def test_session_under_another_role_of_a_dropped_user_is_swept(scene: Any) -> None:
+    """A session that reads through its group's rights after its user was dropped by hand is ended, and counted."""
+    user, password = await scene.create()
+    wires = [await scene.session(user.name, password, database) for database in ("app", "other")]
+    for wire in wires:
+        await wire.execute("SET ROLE readers")
+    await scene.remove_by_hand(user.name)
+    for wire in wires:
+        assert await wire.fetchval("SELECT name FROM goods") == "lamp"
+    if scene.place.limited:
+        await scene.root.execute(GRANT)
+    try:
+        engine = await scene.another_engine()
+        [swept] = await engine.sweep()
+        assert (swept.identity, swept.sessions, swept.place, swept.error) == (user.identity, 2, "", None)
+        for wire in wires:
+            with pytest.raises(CLOSED):
+                await wire.fetchval("SELECT name FROM goods")
+        assert await engine.sweep() == []
+    finally:
+        await scene.root.execute("REVOKE pg_signal_backend FROM limited")
+
+
+async def test_login_without_the_right_is_told_what_to_grant(scene: Any) -> None:
+    """A plain login that may not end such sessions says so, with the statement, whether or not there are any."""
+    swept = await scene.engine.sweep()
+    if not scene.place.limited:
+        assert swept == []
+        return
+    user, password = await scene.create()
+    wire = await scene.session(user.name, password)
+    await scene.remove_by_hand(user.name)
+    [told] = await scene.engine.sweep()
+    for each, identity, count in ((swept[0], "", 0), (told, user.identity, 1)):
+        assert isinstance(each.error, UserRemains)
+        assert each.error.remedy == ('GRANT pg_signal_backend TO "limited"',)
+        assert (each.identity, each.sessions) == (identity, count)
+    await wire.close()
+
+
+async def test_sweep_leaves_everybody_who_exists(scene: Any) -> None:
+    """Sessions of strangers, of leased users with or without login and of the server itself go on."""
+    user, password = await scene.create()
+    off, word = await scene.create()
+    wires = [await scene.session(user.name, password), await scene.session(off.name, word)]
+    await scene.add_stranger(f"v-stranger-{user.number}", Secret("own"))
+    wires.append(await scene.session(f"v-stranger-{user.number}", Secret("own")))
+    await scene.engine.disable([off])
+    assert [each for each in await scene.engine.sweep() if each.identity] == []
+    for wire in [*wires, scene.root]:
+        assert await wire.fetchval("SELECT 1") == 1
+
+
+async def test_user_made_while_sweeping_is_no_stranger(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user that was made, and logged in, while the sweep's first look was under way is left alone: only what is seen twice is ended."""
+    from broker_postgresql.session import Session  # noqa: PLC0415 - to be bent here alone
+
+    user, password = await scene.create()
+    wire = await scene.session(user.name, password)
+    rows, looks = Session.rows, []
+
+    async def blind_at_first(self: Session, query: str, *arguments: object) -> Any:
+        found = await rows(self, query, *arguments)
+        if "count(*) AS sessions" not in query:
+            return found
+        looks.append(query)
+        return [{"oid": int(user.identity), "sessions": 1}] if len(looks) == 1 else found
+
+    monkeypatch.setattr(Session, "rows", blind_at_first)
+    await scene.engine.sweep()
+    assert len(looks) == 2
+    assert await wire.fetchval("SELECT 1") == 1
