@@ -174,7 +174,7 @@ FROM pg_roles r WHERE r.rolname = $2
 -- :name owned_code
 -- What of $1 (OID) in this database would run, or be evaluated, with the rights of whoever owned it next, and the statement that
 -- takes it away where there is one. All that is not known to be mere data counts: of what is owned, relations other than tables and
--- sequences, functions, operators and the like, and types that others' casts and ranges' functions can hang on; of owned tables,
+-- sequences, functions, operators and the like, domains, ranges, and casts of types; of owned tables,
 -- rules, triggers and policies, foreign keys with actions (those run as the table's owner, and with them defaults and checks),
 -- and expressions over others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses). $2 rows.
 WITH mine AS (
@@ -200,11 +200,15 @@ WITH mine AS (
   LEFT JOIN pg_class c ON mine.classid = 'pg_class'::regclass AND c.oid = mine.objid
   LEFT JOIN pg_type t ON mine.classid = 'pg_type'::regclass AND t.oid = mine.objid
   WHERE NOT (coalesce(c.relkind IN ('r', 'p', 'S'), false)
-    OR coalesce(t.typtype IN ('e', 'c')
-      AND NOT EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid OR casttarget = t.oid), false)
+    OR coalesce(t.typtype IN ('e', 'c', 'm'), false)
     OR mine.classid IN ('pg_namespace'::regclass, 'pg_largeobject'::regclass, 'pg_collation'::regclass,
       'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
       'pg_default_acl'::regclass, 'pg_user_mapping'::regclass))
+  UNION ALL
+  SELECT 'pg_cast'::regclass, k.oid, 0
+  FROM mine
+  JOIN pg_type t ON mine.classid = 'pg_type'::regclass AND t.oid = mine.objid AND t.typtype NOT IN ('r', 'm')
+  JOIN pg_cast k ON t.oid IN (k.castsource, k.casttarget)
   UNION ALL
   SELECT 'pg_rewrite'::regclass, w.oid, 0 FROM tables JOIN pg_rewrite w ON w.ev_class = tables.oid
   UNION ALL
@@ -322,9 +326,14 @@ BEGIN
       IF one.shares THEN
         FOR membership IN
           SELECT m.roleid::regrole AS role, CASE WHEN current_setting('server_version_num')::int >= 160000
-              THEN 'GRANTED BY ' || m.grantor::regrole ELSE '' END AS granted_by
-          FROM pg_auth_members m WHERE m.member = one.oid
+              THEN 'GRANTED BY ' || m.grantor::regrole ELSE '' END AS granted_by, g.oid::regrole AS grantor,
+            current_setting('server_version_num')::int >= 160000 AND g.rolcreaterole AND NOT g.rolcanlogin AS by_creator
+          FROM pg_auth_members m LEFT JOIN pg_roles g ON g.oid = m.grantor WHERE m.member = one.oid
         LOOP
+          IF membership.by_creator THEN
+            -- Only the creator that granted it may take it back.
+            EXECUTE format('SET LOCAL ROLE %s', membership.grantor);
+          END IF;
           EXECUTE format('REVOKE %s FROM %I %s CASCADE', membership.role, one.rolname, membership.granted_by);
         END LOOP;
       END IF;

@@ -1,0 +1,241 @@
+"""Handing over gives nobody rights: every way in which what a user leaves could act as its next owner is closed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker.errors import UserRemains
+from broker.model import Terms
+
+KEEPER = "keeper"
+FUNCTION = "CREATE FUNCTION f_{n}(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'; "
+TRIGGER = "CREATE FUNCTION g_{n}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+MOOD = "CREATE TYPE e_{n} AS ENUM ('a'); "
+CODE = {
+    "view": ("CREATE VIEW x_{n} AS SELECT * FROM secret", "x_{n}"),
+    "view as its caller": ("CREATE VIEW x_{n} WITH (security_invoker = true) AS SELECT 1", "x_{n}"),
+    "materialized view": ("CREATE MATERIALIZED VIEW x_{n} AS SELECT 1 AS a", "x_{n}"),
+    "function as its owner": (
+        "CREATE FUNCTION x_{n}(\"o'd d\" text) RETURNS int SECURITY DEFINER LANGUAGE sql AS 'SELECT 1'",
+        "x_{n}",
+    ),
+    "function": ("CREATE FUNCTION x_{n}() RETURNS int LANGUAGE sql AS 'SELECT 1'", "x_{n}"),
+    "procedure": ("CREATE PROCEDURE x_{n}() LANGUAGE sql AS 'SELECT 1'", "x_{n}"),
+    "aggregate": ("CREATE AGGREGATE x_{n}(int) (SFUNC = int4pl, STYPE = int)", "x_{n}"),
+    "operator": ("CREATE OPERATOR #@# (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq)", "#@#"),
+    "rule": ('CREATE RULE "x_{n} r" AS ON INSERT TO t_{n} DO ALSO NOTHING', "x_{n} r"),
+    "trigger": (TRIGGER + "CREATE TRIGGER x_{n} BEFORE DELETE ON t_{n} FOR EACH ROW EXECUTE FUNCTION g_{n}()", "x_{n}"),
+    "trigger of another's function": (
+        "CREATE TRIGGER x_{n} BEFORE UPDATE ON t_{n} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "x_{n}",
+    ),
+    "policy": ("CREATE POLICY x_{n} ON t_{n} USING (true)", "x_{n}"),
+    "foreign key that acts": (
+        "ALTER TABLE t_{n} ADD CONSTRAINT x_{n} FOREIGN KEY (b) REFERENCES t_{n} ON DELETE SET DEFAULT",
+        "x_{n}",
+    ),
+    "default": (FUNCTION + "ALTER TABLE t_{n} ALTER b SET DEFAULT f_{n}(1)", "t_{n}"),
+    "check": (FUNCTION + "ALTER TABLE t_{n} ADD CONSTRAINT x_{n} CHECK (f_{n}(b) > 0)", "x_{n}"),
+    "generated column": (FUNCTION + "ALTER TABLE t_{n} ADD c int GENERATED ALWAYS AS (f_{n}(b)) STORED", "t_{n}"),
+    "index over a function": (FUNCTION + "CREATE INDEX x_{n} ON t_{n} (f_{n}(b))", "x_{n}"),
+    "index with a condition": (FUNCTION + "CREATE INDEX x_{n} ON t_{n} (b) WHERE f_{n}(b) > 0", "x_{n}"),
+    "index over a domain": (
+        "CREATE DOMAIN d_{n} AS int CHECK (VALUE > 0); CREATE INDEX x_{n} ON t_{n} ((b::d_{n}))",
+        "x_{n}",
+    ),
+    "statistics over a function": (FUNCTION + "CREATE STATISTICS x_{n} ON (f_{n}(b)), a FROM t_{n}", "x_{n}"),
+    "cast of a type": (
+        MOOD + "CREATE FUNCTION x_{n}(e_{n}) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+        "CREATE CAST (e_{n} AS int) WITH FUNCTION x_{n}(e_{n}) AS IMPLICIT",
+        "e_{n}",
+    ),
+    "range type": ("CREATE TYPE x_{n} AS RANGE (SUBTYPE = int)", "x_{n}"),
+}
+"""What a user makes, and what it is called in what the server says of it."""
+LASTING = {
+    "partition key over a function": FUNCTION + "CREATE TABLE p_{n} (a int) PARTITION BY RANGE (f_{n}(a))",
+    "column of a range type": "CREATE TYPE r_{n} AS RANGE (SUBTYPE = int); CREATE TABLE c_{n} (a r_{n})",
+    "column of an array of ranges": "CREATE TYPE r_{n} AS RANGE (SUBTYPE = int); CREATE TABLE c_{n} (a r_{n}[])",
+}
+"""What can't be taken away without data."""
+
+
+def terms(code: str = "contain", heir: str = KEEPER) -> Terms:
+    """A role whose users' objects are handed over."""
+    return Terms(options={"grant_roles": ["readers"], "owned_objects": "reassign", "reassign_to": heir, "owned_code": code})
+
+
+@pytest.fixture
+async def keeper(scene: Any) -> AsyncIterator[Any]:
+    """A scene with an heir that may do nothing but own things, and a secret of somebody else."""
+    await scene.root.execute(
+        f"CREATE ROLE {KEEPER}; GRANT {KEEPER} TO limited; GRANT CREATE ON SCHEMA public TO {KEEPER};"
+        "CREATE TABLE secret AS SELECT 'plain' AS word"
+    )
+    yield scene
+    await scene.root.execute(f"DROP OWNED BY {KEEPER} CASCADE; DROP ROLE {KEEPER}; DROP TABLE IF EXISTS secret CASCADE")
+
+
+async def owning(scene: Any, of: Terms, statements: str) -> Any:
+    """A user that owns a table with rows and made the rest of its statements as itself, and let everybody use it."""
+    user, password = await scene.create(of)
+    wire = await scene.session(user.name, password)
+    table = "CREATE TABLE t_{n} (a int PRIMARY KEY, b int DEFAULT 1 CHECK (b >= 0)); INSERT INTO t_{n} VALUES (1); "
+    await wire.execute((table + statements).replace("{n}", f"{user.number}"))
+    return user
+
+
+async def owners(scene: Any, user: Any) -> dict[str, str]:
+    """Who owns which relation of the user's number."""
+    query = "SELECT relname::text, relowner::regrole::text FROM pg_class WHERE relname ~ $1 AND relkind <> 'i'"
+    return {row[0]: row[1].strip('"') for row in await scene.root.fetch(query, f"_{user.number}($|\\D)")}
+
+
+def error_of(said: dict[str, list[Any]]) -> UserRemains:
+    """Why the only user was not released."""
+    [error] = said["release"]
+    assert isinstance(error, UserRemains), said
+    return error
+
+
+def gone(said: dict[str, list[Any]]) -> bool:
+    """Whether every stage succeeded for every user."""
+    return not any(error for errors in said.values() for error in errors)
+
+
+@pytest.mark.parametrize("kind", CODE)
+async def test_code_keeps_its_user(keeper: Any, kind: str) -> None:
+    """By default nothing of a user with code is handed over; it stays without login, until the very statement that is told was run."""
+    statements, name = CODE[kind]
+    user = await owning(keeper, terms(), statements)
+    error = error_of(await keeper.remove([user]))
+    assert name.replace("{n}", f"{user.number}") in str(error)
+    assert set((await owners(keeper, user)).values()) == {user.name}
+    assert not await keeper.root.fetchval("SELECT rolcanlogin FROM pg_roles WHERE oid = $1", int(user.identity))
+    while not gone(said := await keeper.remove([user])):
+        for statement in error_of(said).remedy:
+            await keeper.root.execute(statement)
+    assert await keeper.root.fetchval(f"SELECT count(*) FROM t_{user.number}") == 1
+    assert set((await owners(keeper, user)).values()) == {KEEPER}
+
+
+@pytest.mark.parametrize("kind", CODE)
+async def test_code_is_dropped_where_the_role_says_so(keeper: Any, kind: str) -> None:
+    """With `owned_code = drop` the code is gone, the rows are with the heir, and so is nothing that could act for it."""
+    user = await owning(keeper, terms("drop"), CODE[kind][0])
+    assert gone(await keeper.remove([user]))
+    assert not await keeper.exists(user.name)
+    assert await keeper.root.fetchval(f"SELECT count(*) FROM t_{user.number}") == 1
+    assert set(await owners(keeper, user)) == {f"t_{user.number}"}
+    assert set((await owners(keeper, user)).values()) == {KEEPER}
+    kept = "SELECT count(*) FROM pg_proc WHERE proname ~ $1"
+    assert not await keeper.root.fetchval(kept, f"_{user.number}$")
+
+
+@pytest.mark.parametrize("kind", LASTING)
+@pytest.mark.parametrize("code", ["contain", "drop"])
+async def test_code_that_is_part_of_data_keeps_its_user(keeper: Any, kind: str, code: str) -> None:
+    """Where the code can't be taken away without rows, the user stays whatever the role says, and the rows with it."""
+    user = await owning(keeper, terms(code), LASTING[kind])
+    assert f"_{user.number}" in str(error_of(await keeper.remove([user])))
+    assert set((await owners(keeper, user)).values()) == {user.name}
+
+
+async def test_mere_data_goes_to_an_heir_without_rights(keeper: Any) -> None:
+    """Tables with keys, built-in defaults and checks, sequences, enumerations, schemas and large objects are no code."""
+    user = await owning(
+        keeper,
+        terms(),
+        "CREATE TYPE e_{n} AS ENUM ('a'); CREATE TYPE c_{n} AS (a int); CREATE TABLE u_{n} (id serial, at timestamptz DEFAULT now(),"
+        " e e_{n}, c c_{n}, r int4range, t int REFERENCES t_{n}, g int GENERATED ALWAYS AS (1 + 1) STORED);"
+        " CREATE INDEX ON u_{n} (lower(id::text)) WHERE id > 0; CREATE STATISTICS s_{n} ON id, e FROM u_{n};"
+        ' CREATE SEQUENCE q_{n}; CREATE COLLATION o_{n} FROM "C"; SELECT lo_create(3000000 + {n})',
+    )
+    assert gone(await keeper.remove([user]))
+    assert set((await owners(keeper, user)).values()) == {KEEPER}
+    large = "SELECT lomowner::regrole::text FROM pg_largeobject_metadata WHERE oid = $1"
+    assert await keeper.root.fetchval(large, 3_000_000 + user.number) == KEEPER
+
+
+async def test_view_on_what_another_user_left_reads_nothing(keeper: Any) -> None:
+    """The heir owns what users left before, so a later user's view on that is no way to read it."""
+    first = await owning(keeper, terms(), "SELECT 1")
+    assert gone(await keeper.remove([first]))
+    second = await owning(
+        keeper, terms("drop"), f"CREATE VIEW spy_{{n}} AS SELECT * FROM t_{first.number}; GRANT SELECT ON spy_{{n}} TO PUBLIC"
+    )
+    third = await owning(
+        keeper, terms(), f"CREATE VIEW spy_{{n}} AS SELECT * FROM t_{first.number}; GRANT SELECT ON spy_{{n}} TO PUBLIC"
+    )
+    said = await keeper.remove([second, third])
+    assert [error is None for error in said["release"]] == [True, False]
+    bystander, password = await keeper.create()
+    wire = await keeper.session(bystander.name, password)
+    for user in (second, third):
+        with pytest.raises(Exception, match=r"permission denied|does not exist"):
+            await wire.fetchval(f"SELECT count(*) FROM spy_{user.number}")
+
+
+RIGHTS = {
+    "rights on somebody's table": (f"GRANT SELECT ON secret TO {KEEPER}", "secret"),
+    "rights in another database": ("", "other"),
+    "a group": (f"GRANT readers TO {KEEPER}", "readers"),
+    "an attribute": (f"ALTER ROLE {KEEPER} CREATEDB", "CREATEDB"),
+    "everything": (f"ALTER ROLE {KEEPER} SUPERUSER", "SUPERUSER"),
+}
+
+
+@pytest.mark.parametrize("kind", RIGHTS)
+async def test_heir_with_rights_gets_nothing(keeper: Any, kind: str) -> None:
+    """An heir with rights of its own, whom the user could not become, is refused and the right named, even for mere tables."""
+    statement, named = RIGHTS[kind]
+    other = await keeper.place.root("other")
+    if statement:
+        await keeper.root.execute(statement)
+    else:
+        await other.execute(f"GRANT SELECT ON goods TO {KEEPER}")
+    try:
+        user = await owning(keeper, terms("drop"), "CREATE VIEW x_{n} AS SELECT 1")
+        error = error_of(await keeper.remove([user]))
+        assert named in str(error)
+        assert set((await owners(keeper, user)).values()) == {user.name}
+        assert len(await owners(keeper, user)) == 2
+        for remedy in error.remedy:
+            await keeper.root.execute(remedy)
+        assert gone(await keeper.remove([user]))
+        await keeper.root.execute(f"DROP VIEW x_{user.number}; DROP TABLE t_{user.number}")
+    finally:
+        await other.execute(f"REVOKE ALL ON goods FROM {KEEPER}")
+        await other.close()
+
+
+async def test_users_can_not_spoil_the_heir_by_granting_it_rights(keeper: Any) -> None:
+    """What leased users grant to the heir on their own objects holds nobody's objects up, neither theirs nor others'."""
+    spoiler, password = await keeper.create()
+    wire = await keeper.session(spoiler.name, password)
+    await wire.execute(
+        f"CREATE TABLE bait_{spoiler.number} (a int); GRANT ALL ON bait_{spoiler.number} TO {KEEPER};"
+        f"GRANT SELECT (a) ON bait_{spoiler.number} TO {KEEPER};"
+        f"SELECT lo_create({4_000_000 + spoiler.number}); GRANT SELECT ON LARGE OBJECT {4_000_000 + spoiler.number} TO {KEEPER};"
+        f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {KEEPER}"
+    )
+    user = await owning(keeper, terms(), f"GRANT SELECT ON t_{{n}} TO {KEEPER}")
+    assert gone(await keeper.remove([user]))
+    assert set((await owners(keeper, user)).values()) == {KEEPER}
+
+
+async def test_dropping_code_harms_nobody_elses(keeper: Any) -> None:
+    """Code that somebody else's view stands on is not dropped: its user stays, and the view goes on answering."""
+    user = await owning(keeper, terms("drop"), "CREATE VIEW x_{n} AS SELECT 1 AS a; GRANT SELECT ON x_{n} TO PUBLIC")
+    other, password = await keeper.create()
+    wire = await keeper.session(other.name, password)
+    await wire.execute(f"CREATE VIEW y_{user.number} AS SELECT * FROM x_{user.number}")
+    error = error_of(await keeper.remove([user]))
+    assert f"x_{user.number}" in str(error)
+    assert f"DROP VIEW public.x_{user.number}" in error.remedy[0]
+    assert await wire.fetchval(f"SELECT a FROM y_{user.number}") == 1
+    await wire.execute(f"DROP VIEW y_{user.number}")
+    assert gone(await keeper.remove([user]))
