@@ -60,10 +60,10 @@ class Metrics:
         self.oldest_overdue = Gauge(
             "broker_revocations_oldest_overdue_seconds", "How long the oldest of them is past its end.", registry=self.registry
         )
-        self.swept_sessions = Counter(
-            "broker_swept_sessions",
-            "Sessions of users that no longer exist, ended by the sweep.",
-            ["connection"],
+        self.lease_bursts = Counter(
+            "broker_lease_bursts",
+            "Times that the live leases of one role or token grew by over leases.burst_alarm within an hour.",
+            ["holder"],
             registry=self.registry,
         )
         self.time_to_disabled = Histogram(

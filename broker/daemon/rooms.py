@@ -33,6 +33,7 @@ from broker.ids import Numbers, PublicIds
 from broker.jobs import LONGEST_SLEEP_MS, Job, Jobs
 from broker.leases import records
 from broker.leases.backlog import BacklogWatch
+from broker.leases.bursts import BurstWatch
 from broker.leases.clockwatch import ClockWatch
 from broker.leases.expire import Expirer
 from broker.leases.issue import Issuer
@@ -151,6 +152,7 @@ class LeaseRoom:
     tidier: Tidier
     sweeper: Sweeper
     backlog: BacklogWatch
+    bursts: BurstWatch
 
 
 def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextlib.AsyncExitStack) -> LeaseRoom:
@@ -179,6 +181,7 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
         tidier=Tidier(parts),
         sweeper=sweeper,
         backlog=BacklogWatch(parts),
+        bursts=BurstWatch(parts),
     )
 
 
@@ -227,6 +230,7 @@ def recurring(ground: Ground, leases: LeaseRoom, tokens: Tokens) -> Jobs:
 
     async def watch() -> int:
         await leases.backlog.look()
+        await leases.bursts.look()
         return LONGEST_SLEEP_MS
 
     async def tidy() -> int:

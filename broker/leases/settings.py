@@ -26,6 +26,14 @@ class LeaseSettings(BaseModel):
     max_per_token: int = Field(
         200_000, ge=0, description="The most live leases that one token may hold; past it 429. 0: no limit."
     )
+    burst_alarm: int = Field(
+        2_000,
+        ge=0,
+        description=(
+            "By how many the live leases of one role or token may grow within an hour before a warning is logged, once for each "
+            "such burst, and counted. It refuses nothing; max_per_role and max_per_token do. 0: no alarm."
+        ),
+    )
     issue_timeout_s: float = Field(
         30,
         gt=0,

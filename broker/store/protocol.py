@@ -13,7 +13,7 @@ Rules that every method keeps (docs/architecture.md, "Rules of the store"):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -141,6 +141,14 @@ class Backlog:
 
     count: int = 0
     oldest_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdedTokens:
+    """Tokens of one page that hold many live leases, and how many; `last` is where the next page begins, None after the last."""
+
+    live: Mapping[TokenNumber, int]
+    last: TokenNumber | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +282,10 @@ class Store(Protocol):
         """The distinct paths that live leases (reserved to stuck, pool users left out) have."""
         ...
 
+    async def crowded_paths(self, least: int) -> Mapping[str, int]:
+        """The paths with at least so many live leases (reserved to stuck), and how many; from the counts that limits rest on."""
+        ...
+
     async def list_leases(self, path: str, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
         """Numbers of live leases of exactly this path, in order."""
         ...
@@ -309,6 +321,10 @@ class Store(Protocol):
 
     async def tokens(self, *, after: TokenNumber, limit: int) -> Sequence[Token]:
         """Tokens that have not ended, by number."""
+        ...
+
+    async def crowded_tokens(self, least: int, *, after: TokenNumber, limit: int) -> CrowdedTokens:
+        """Of the next `limit` tokens, those with at least so many live leases. The whole is read in pages: tokens may be many."""
         ...
 
     async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> TokenRenewal | None:

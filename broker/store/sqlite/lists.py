@@ -6,8 +6,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState
-from broker.store.protocol import Tally
+from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, TokenNumber
+from broker.store.protocol import CrowdedTokens, Tally
 from broker.store.sqlite.cipher import Cipher, LeaseRow
 from broker.store.sqlite.due import Which, numbers_in
 from broker.store.sqlite.intents import as_json
@@ -51,6 +51,19 @@ def numbers_of_path(db: sqlite3.Connection, family: int, *, after: LeaseNumber, 
 def live_paths(db: sqlite3.Connection, cipher: Cipher) -> Sequence[str]:
     """See `Store.list_paths`."""
     return sorted(cipher.open_path(*row) for row in db.execute(SQL["live_paths"]))
+
+
+def crowded_paths(db: sqlite3.Connection, cipher: Cipher, least: int) -> Mapping[str, int]:
+    """See `Store.crowded_paths`."""
+    return {cipher.open_path(family, path): live for family, path, live in db.execute(SQL["crowded_paths"], {"least": least})}
+
+
+def crowded_tokens(db: sqlite3.Connection, least: int, *, after: TokenNumber, limit: int) -> CrowdedTokens:
+    """See `Store.crowded_tokens`."""
+    last, count = db.execute(SQL["last_of_tokens"], {"after": after, "limit": limit}).fetchone()
+    rows = db.execute(SQL["crowded_tokens"], {"after": after, "last": last, "least": least})
+    live = {TokenNumber(number): held for number, held in rows}
+    return CrowdedTokens(live, TokenNumber(last) if count == limit else None)
 
 
 def pool_paths(db: sqlite3.Connection, cipher: Cipher) -> Sequence[str]:

@@ -193,6 +193,9 @@ INSERT INTO path (family, path) VALUES (:family, :path);
 -- name: live_paths
 SELECT family, path FROM path WHERE live > 0;
 
+-- name: crowded_paths
+SELECT family, path, live FROM path WHERE live >= :least;
+
 -- name: pool_paths
 SELECT family, path FROM path WHERE EXISTS (SELECT 1 FROM lease WHERE family = path.family AND state IN (1, 2));
 
@@ -210,6 +213,12 @@ SELECT number, parent, expires, uses, facts FROM token WHERE number = :number AN
 -- name: tokens
 SELECT number, parent, expires, uses, facts FROM token
 WHERE number > :after AND (expires IS NULL OR expires > :now) ORDER BY number LIMIT :limit;
+
+-- name: last_of_tokens
+SELECT max(number), count(*) FROM (SELECT number FROM token WHERE number > :after ORDER BY number LIMIT :limit);
+
+-- name: crowded_tokens
+SELECT number, live FROM token WHERE number > :after AND number <= :last AND live >= :least;
 
 -- name: renew_token
 UPDATE token SET expires = :expires, facts = :facts WHERE number = :number;

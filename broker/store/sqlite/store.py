@@ -9,7 +9,7 @@ thread (reader.py). What the methods promise is said in `broker.store.protocol`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from broker.clock import Clock
@@ -27,6 +27,7 @@ from broker.seal.keyring import Keyring
 from broker.store.protocol import (
     AuditHead,
     Backlog,
+    CrowdedTokens,
     DocumentChange,
     Handout,
     Move,
@@ -195,6 +196,10 @@ class SqliteStore:
         """See `Store.list_paths`."""
         return await self._reader.scan(lists.live_paths, self._cipher)
 
+    async def crowded_paths(self, least: int) -> Mapping[str, int]:
+        """See `Store.crowded_paths`."""
+        return await self._reader.scan(lists.crowded_paths, self._cipher, least)
+
     async def list_leases(self, path: str, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
         """See `Store.list_leases`."""
         return await self._reader.scan(lists.numbers_of_path, self._cipher.family(path), after=after, limit=limit)
@@ -230,6 +235,10 @@ class SqliteStore:
     async def tokens(self, *, after: TokenNumber, limit: int) -> Sequence[Token]:
         """See `Store.tokens`."""
         return await self._reader.scan(tokens.list_tokens, self.now_ms(), self._cipher, after=after, limit=limit)
+
+    async def crowded_tokens(self, least: int, *, after: TokenNumber, limit: int) -> CrowdedTokens:
+        """See `Store.crowded_tokens`."""
+        return await self._reader.scan(lists.crowded_tokens, least, after=after, limit=limit)
 
     async def renew_token(self, number: TokenNumber, *, ttl_s: int, facts: TokenFacts) -> TokenRenewal | None:
         """See `Store.renew_token`."""

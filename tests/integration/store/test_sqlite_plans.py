@@ -19,6 +19,7 @@ from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
 
 READS_THROUGH = {
+    "crowded_paths": "path",
     "live_paths": "path",
     "pool_paths": "path",
     "remove_idle_paths": "path",

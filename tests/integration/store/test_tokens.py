@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.model import NO_TOKEN, Accessor, LeaseState, Token, TokenFacts, TokenNumber
-from broker.store.protocol import TokenEnd
+from broker.store.protocol import CrowdedTokens, TokenEnd
 
 HOUR_MS = 3_600_000
 FACTS = TokenFacts(accessor=Accessor("a"), policies=("root",), display_name="root", path="auth/token/root")
@@ -221,3 +221,31 @@ async def test_ending_nothing_changes_nothing(book: Any, children: TokenEnd) -> 
     await book.token()
     assert list(await book.store.end_tokens([], children=children)) == []
     assert list(await book.store.end_tokens([TokenNumber(4711)], children=children)) == []
+
+
+async def test_tokens_with_many_live_leases_are_found_page_by_page(book: Any) -> None:
+    """What is live counts, as for the limits: reserved to stuck; pages follow each other up to the last."""
+    tokens = [await book.token() for _ in range(5)]
+    for token, count in zip(tokens, (0, 2, 3, 1, 4), strict=True):
+        for _ in range(count):
+            await book.active(token)
+    await book.gone(await book.active(tokens[3]))
+    await book.moved(await book.active(tokens[1]), LeaseState.ACTIVE, LeaseState.STUCK)
+    pages, after = [], NO_TOKEN
+    while after is not None:
+        page = await book.store.crowded_tokens(3, after=after, limit=2)
+        pages.append(dict(page.live))
+        after = page.last
+    assert pages == [{tokens[1]: 3}, {tokens[2]: 3}, {tokens[4]: 4}]
+    assert await book.store.crowded_tokens(1, after=tokens[4], limit=2) == CrowdedTokens({}, None)
+
+
+async def test_paths_with_many_live_leases_are_found(book: Any) -> None:
+    """By their name, with the count that the limit of a role rests on."""
+    token = await book.token()
+    for path, count in (("m/creds/a", 1), ("m/creds/b", 3), ("m/creds/c", 2)):
+        for _ in range(count):
+            await book.active(token, path)
+        await book.pooled(path)
+    assert await book.store.crowded_paths(2) == {"m/creds/b": 3, "m/creds/c": 2}
+    assert await book.store.crowded_paths(4) == {}
