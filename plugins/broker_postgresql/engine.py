@@ -27,6 +27,7 @@ from broker.errors import EngineError
 from broker.model import Json, Terms, UserName
 from broker_postgresql import login, ownership, revoke, settings, sweep, terms
 from broker_postgresql.connector import Connector
+from broker_postgresql.creators import Creators
 from broker_postgresql.hidden import Hidden
 from broker_postgresql.issue import Issuer
 from broker_postgresql.lanes import Lane, Lanes
@@ -68,7 +69,8 @@ class Engine:
         self._stock = Stock(new_password, self._settings.scram_iterations)
         self._server_clock: tuple[int, float] | None = None
         self._hidden = Hidden()
-        self._issuer = Issuer(self._lanes, self._server_now_ms, sends_verifier=self._settings.sends_verifier)
+        self._creators = Creators(origin.broker)
+        self._issuer = Issuer(self._lanes, self._creators, self._server_now_ms, sends_verifier=self._settings.sends_verifier)
 
     @staticmethod
     def check_config(config: Mapping[str, Json]) -> Sequence[str]:
@@ -132,12 +134,12 @@ class Engine:
     async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
         """See `Engine.enable`."""
         await self._read_clock(self._lanes.enabling)
-        return await login.enable(self._lanes.enabling, extensions, self._server_now_ms())
+        return await login.enable(self._lanes.enabling, self._creators, extensions, self._server_now_ms())
 
     async def extend(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
         """See `Engine.extend`."""
         await self._read_clock(self._lanes.general)
-        return await login.extend(self._lanes.general, extensions, self._server_now_ms())
+        return await login.extend(self._lanes.general, self._creators, extensions, self._server_now_ms())
 
     async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.disable`."""

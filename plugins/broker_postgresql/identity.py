@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError
+from broker_postgresql.creators import makers
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Session
 
@@ -20,6 +21,8 @@ class Present:
     user: User
     oid: int
     name: str
+    maker: str = ""
+    """The role that has to act to change it; empty: our login itself."""
 
 
 class Results:
@@ -74,7 +77,20 @@ async def ours(session: Session, users: Sequence[User]) -> list[Present]:
             present.append(Present(user, oid, user.name))
         else:
             doubtful.append(user)
-    return [*present, *await _recognised(session, doubtful)] if doubtful else present
+    if doubtful:
+        present += await _recognised(session, doubtful)
+    if not session.greeting.spreads:
+        return present
+    by_oid = await makers(session, [one.oid for one in present])
+    return [replace(one, maker=by_oid[one.oid]) for one in present]
+
+
+def by_maker(users: Sequence[Present]) -> dict[str, list[Present]]:
+    """The users of each maker, so that each has to act but once."""
+    found: dict[str, list[Present]] = {}
+    for one in users:
+        found.setdefault(one.maker, []).append(one)
+    return found
 
 
 async def _recognised(session: Session, users: Sequence[User]) -> list[Present]:

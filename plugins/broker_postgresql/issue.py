@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 
 import asyncpg
@@ -12,6 +13,7 @@ from broker.engines.statements import expiration
 from broker.errors import DatabaseUnavailable, EngineError, InstructionsFailed, UserNameTaken
 from broker.secret import random_below
 from broker_postgresql.creation import CAN_LOGIN, NO_LOGIN, creation
+from broker_postgresql.creators import Creators
 from broker_postgresql.failures import first_line, is_transient
 from broker_postgresql.lanes import Lanes
 from broker_postgresql.orders import ESCAPED, NOT_MADE, SUPERUSER, TAKEN, Done, Order, run_orders
@@ -23,6 +25,11 @@ GRACE_MS = 5_000
 """The server's expiry stands this much later than the lease's, so that the broker is first (Vault's figure)."""
 _ATTEMPTS = 5
 _PAUSE_MS = 40
+_NO_RIGHT = "42501"
+_DENIED = ("42", "3F")
+"""Refused, or not seen for want of USAGE on its schema."""
+_DEFAULTS = re.compile(r"\bdefault\s+privileges\b", re.IGNORECASE)
+"""Without FOR ROLE these are the defaults of whoever sets them, which is to be our login."""
 _TOGETHER = 4
 """Users made ahead in one transaction. Few: it holds the lock on their group roles until all are hashed (8 ms each)."""
 
@@ -30,21 +37,24 @@ _TOGETHER = 4
 class Issuer:
     """Makes users over the general lane."""
 
-    def __init__(self, lanes: Lanes, server_now_ms: Callable[[], int], *, sends_verifier: bool) -> None:
+    def __init__(self, lanes: Lanes, creators: Creators, server_now_ms: Callable[[], int], *, sends_verifier: bool) -> None:
         self._lanes = lanes
+        self._creators = creators
         self._server_now_ms = server_now_ms
         self._sends_verifier = sends_verifier
         self._colliding: set[tuple[str, ...]] = set()
         """Creation statements that were seen to collide with themselves; from then on they run one at a time."""
+        self._own: set[tuple[str, ...]] = set()
+        """Creation statements that need what our login alone may do, such as grants on its tables; no creator is asked again."""
 
     async def create(self, order: NewUser) -> str:
         """See `Engine.create`."""
-        async with self._lanes.general.session() as session:
-            done = await self._made(session, [order], [self._order(order, CAN_LOGIN)])
-            error = _error_of(done[0])
+        async with self._lanes.general.pinned() as session:
+            [done] = await self._made(session, [order], [self._order(order, CAN_LOGIN)])
+            error = await self._error_of(session, order, done)
             if error is not None:
                 raise error
-            return str(done[0].oid)
+            return str(done.oid)
 
     async def prepare(self, orders: Sequence[NewUser]) -> list[Outcome]:
         """See `Engine.prepare`."""
@@ -62,15 +72,55 @@ class Issuer:
             except EngineError as error:
                 failed.append(Outcome(order.user.number, error))
         try:
-            async with self._lanes.general.session() as session:
+            async with self._lanes.general.pinned() as session:
                 done = await self._made(session, [order for order, _ in built], [order for _, order in built])
+                errors = [await self._error_of(session, order, one) for (order, _), one in zip(built, done, strict=True)]
         except EngineError as error:
             return failed + [Outcome(order.user.number, error) for order, _ in built]
         return failed + [
-            Outcome(order.user.number, _error_of(one), str(one.oid or "")) for (order, _), one in zip(built, done, strict=True)
+            Outcome(order.user.number, error, str(one.oid or ""))
+            for (order, _), one, error in zip(built, done, errors, strict=True)
         ]
 
     async def _made(self, session: Session, users: Sequence[NewUser], orders: Sequence[Order]) -> list[Done]:
+        """Runs the orders as a creator (see `creators`), and again as our login what a creator has no right to do."""
+        maker = await self._act(session, users)
+        try:
+            done = await self._run(session, users, orders)
+        except asyncpg.UndefinedObjectError:
+            # Somebody dropped the role that acts, and nothing was done.
+            self._creators.forget()
+            await session.act_as("")
+            maker = await self._act(session, users)
+            done = await self._run(session, users, orders)
+        again = [place for place, one in enumerate(done) if maker and _lacks_rights(one)]
+        self._note(maker, done)
+        if not again:
+            return done
+        await session.act_as("")
+        self._creators.forget()
+        retried = await self._run(session, [users[place] for place in again], [orders[place] for place in again])
+        for place, one in zip(again, retried, strict=True):
+            done[place] = one
+            if one.oid and not one.warnings:
+                self._own.add(users[place].user.terms.creation)
+        self._note("", retried)
+        return done
+
+    async def _act(self, session: Session, users: Sequence[NewUser]) -> str:
+        """Has a creator act for these users, and answers its name; empty where our login itself has to."""
+        terms = [user.user.terms for user in users]
+        if any(each.creation in self._own or _DEFAULTS.search(" ".join(each.creation)) for each in terms):
+            await session.act_as("")
+            return ""
+        return await self._creators.act(session, terms)
+
+    def _note(self, maker: str, done: Sequence[Done]) -> None:
+        for one in done:
+            if one.oid and not one.warnings:
+                self._creators.made(maker, one.oid)
+
+    async def _run(self, session: Session, users: Sequence[NewUser], orders: Sequence[Order]) -> list[Done]:
         """Runs the orders; those that collided with others' are tried again, and those that granted nothing are undone."""
         texts = {user.user.terms.creation for user in users}
         done = await run_orders(session, orders, serial=not texts.isdisjoint(self._colliding))
@@ -86,6 +136,13 @@ class Issuer:
             if one.oid and one.warnings:
                 await _undo(session, order.name)
         return done
+
+    async def _error_of(self, session: Session, order: NewUser, done: Done) -> EngineError | None:
+        error = _error_of(done)
+        if done.sqlstate != _NO_RIGHT or not isinstance(error, InstructionsFailed):
+            return error
+        missing = await self._creators.lacking(session, order.user.terms)
+        return InstructionsFailed(f"{error}. What may be missing: {'; '.join(missing)}") if missing else error
 
     def _order(self, order: NewUser, login: str) -> Order:
         now_ms = self._server_now_ms()
@@ -109,6 +166,11 @@ async def _undo(session: Session, name: str) -> None:
         raise DatabaseUnavailable(
             f"the statements granted less than they say, and the user stays: {first_line(error)}"
         ) from error
+
+
+def _lacks_rights(done: Done) -> bool:
+    """Whether a user was not made, or not as its statements say, for what may be a want of rights."""
+    return bool(done.warnings) or done.sqlstate.startswith(_DENIED)
 
 
 def _error_of(done: Done) -> EngineError | None:

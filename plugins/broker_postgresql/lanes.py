@@ -28,7 +28,7 @@ _GENERAL = Purpose(statement_timeout_s=30, lock_timeout_ms=5_000, settings={})
 # A lost enabling costs availability only: it is applied again. A lost drop would revive access.
 _ENABLING = Purpose(statement_timeout_s=10, lock_timeout_ms=2_000, settings={"synchronous_commit": "off"})
 _REVOKING = Purpose(statement_timeout_s=60, lock_timeout_ms=1_000, settings={})
-_TIDY = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()"
+_TIDY = "RESET SESSION AUTHORIZATION; SET ROLE NONE; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()"
 _SHARED_BELOW = 3
 _DOUBLED_FROM = 8
 
@@ -45,11 +45,18 @@ class Lane:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """A connection to the home database, for as long as the block lasts.
+        """A connection to the home database, for as long as the block lasts; our login itself acts.
 
         What the driver raises inside leaves as an `EngineError`. After a failure that may have left a statement running
         the connection is given up, and its backend remembered as late.
         """
+        async with self.pinned() as session:
+            await session.act_as("")
+            yield session
+
+    @asynccontextmanager
+    async def pinned(self) -> AsyncIterator[Session]:
+        """The same, acting as whatever role it last did: for those who set the role themselves, so that none is set in vain."""
         async with self._slots:
             session = await self._take()
             try:
@@ -99,6 +106,7 @@ class Lane:
         if leaves_connection_usable(error) and session.usable():
             try:
                 await session.run(_TIDY)
+                session.acting = ""
             except BaseException:
                 self._lanes.give_up(session)
                 raise

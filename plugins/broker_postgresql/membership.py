@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from broker_postgresql.batch import in_halves
-from broker_postgresql.identity import Present
+from broker_postgresql.identity import Present, by_maker
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
 
@@ -19,12 +19,17 @@ async def join(session: Session, users: Sequence[Present]) -> None:
     """
     if session.greeting.superuser:
         return
-    options = " WITH INHERIT TRUE, SET TRUE" if session.greeting.inherits_by_grant else ""
 
     async def act(batch: Sequence[Present]) -> None:
-        await session.run(f"GRANT {identifiers([one.name for one in batch])} TO {identifier(session.greeting.login)}{options}")
+        await session.run_as((maker, _grant(some, session)) for maker, some in by_maker(batch).items())
 
     async def fail(_one: Present, _error: asyncpg.PostgresError) -> None:
         return
 
     await in_halves(users, act, fail)
+    await session.act_as("")
+
+
+def _grant(users: Sequence[Present], session: Session) -> str:
+    options = " WITH INHERIT TRUE, SET TRUE" if session.greeting.inherits_by_grant else ""
+    return f"GRANT {identifiers([one.name for one in users])} TO {identifier(session.greeting.login)}{options}"

@@ -34,6 +34,7 @@ _SCHEMAS = "SET LOCAL search_path = public, pg_temp;\n"
 _FRAME = """DO $broker$
 DECLARE
   login name := session_user;
+  acting name := current_user;
   made oid;
 BEGIN
   {lock}{sections}
@@ -56,7 +57,11 @@ _THERE = f"""IF pg_catalog.to_regrole(pg_catalog.current_setting('broker.n#'))::
       IS DISTINCT FROM pg_catalog.current_setting('broker.o#')::pg_catalog.oid THEN
       RAISE EXCEPTION USING ERRCODE = '{MISSING}', MESSAGE = 'the user is not there';
     END IF;"""
-_SAME_ROLE = f"""IF current_user OPERATOR(pg_catalog.<>) login OR session_user OPERATOR(pg_catalog.<>) login THEN
+# RESET ROLE leads back to our login, also where a creator role was set before.
+_SAME_ROLE = f"""IF current_user OPERATOR(pg_catalog.=) login AND login OPERATOR(pg_catalog.<>) acting THEN
+      PERFORM pg_catalog.set_config('role', acting, false);
+    END IF;
+    IF current_user OPERATOR(pg_catalog.<>) acting OR session_user OPERATOR(pg_catalog.<>) login THEN
       RAISE EXCEPTION USING ERRCODE = '{ESCAPED}', MESSAGE = 'the statements left another role set; end them with RESET ROLE';
     END IF;
     PERFORM pg_catalog.pg_advisory_unlock_all();"""

@@ -8,11 +8,11 @@ import asyncpg
 
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, UserRemains
-from broker_postgresql import sessions
+from broker_postgresql import creators, sessions
 from broker_postgresql.batch import Act, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.hidden import Hidden
-from broker_postgresql.identity import Present, Results, known_oids, oid_of, ours
+from broker_postgresql.identity import Present, Results, by_maker, known_oids, oid_of, ours
 from broker_postgresql.membership import join
 from broker_postgresql.ownership import remedies
 from broker_postgresql.queries import QUERIES
@@ -31,11 +31,12 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
     results.identified(present)
 
     async def act(batch: Sequence[Present]) -> None:
-        await session.run(";".join(f"ALTER ROLE {identifier(one.name)} NOLOGIN" for one in batch))
+        await session.run_as((maker, _login_off(some)) for maker, some in by_maker(batch).items())
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}"))
+            remedy = await _missing_grant(session, one, error)
+            results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}", remedy=remedy))
 
     if not await _disabled_at_once(present, act):
         # A user can hold its own role's row locked in an open transaction. Their sessions are to go anyway: they go first.
@@ -77,11 +78,11 @@ async def drop(session: Session, users: Sequence[User], hidden: Hidden) -> list[
     present = [one for one in present if not results.failed(one.user)]
 
     async def act(batch: Sequence[Present]) -> None:
-        await session.run(f"DROP ROLE {identifiers([one.name for one in batch])}")
+        await session.run_as((maker, _dropped(some)) for maker, some in by_maker(batch).items())
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            remedy = (await remedies(session, [one])).get(one.oid, ())
+            remedy = await _missing_grant(session, one, error) or (await remedies(session, [one])).get(one.oid, ())
             results.fail(one.user, UserRemains(f"the user can't be dropped: {first_line(error)}", remedy=remedy))
 
     await in_halves(present, act, fail)
@@ -134,6 +135,21 @@ def _still_open(session: Session) -> EngineError:
         return UserRemains(_STILL_OPEN)
     remedy = f"GRANT pg_signal_backend TO {identifier(session.greeting.login)}"
     return UserRemains(f"{_STILL_OPEN}, as far as the broker's login may", remedy=(remedy,))
+
+
+def _login_off(users: Sequence[Present]) -> str:
+    return ";".join(f"ALTER ROLE {identifier(one.name)} NOLOGIN" for one in users)
+
+
+def _dropped(users: Sequence[Present]) -> str:
+    return f"DROP ROLE {identifiers([one.name for one in users])}"
+
+
+async def _missing_grant(session: Session, one: Present, error: asyncpg.PostgresError) -> tuple[str, ...]:
+    """The grant by which our login would come to have a right that it was refused; a root login that was changed lacks one."""
+    if not session.greeting.spreads or not isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return ()
+    return await creators.remedy(session, one.name, one.maker)
 
 
 def _is_gone(error: asyncpg.PostgresError) -> bool:

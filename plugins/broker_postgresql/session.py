@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
@@ -11,6 +12,7 @@ import asyncpg
 from broker.clock import stopwatch_s
 from broker.errors import DatabaseUnavailable
 from broker_postgresql.queries import QUERIES
+from broker_postgresql.quoting import identifier
 
 Wire: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -45,6 +47,11 @@ class Greeting:
         """Whether what a membership is good for is said in each grant (16 and later)."""
         return self.number >= 160_000  # noqa: PLR2004 - the release that changed it
 
+    @property
+    def spreads(self) -> bool:
+        """Whether users are made by creator roles (see `creators`)."""
+        return self.inherits_by_grant and not self.superuser
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -64,6 +71,8 @@ class Session:
     """See `Health.cluster`."""
     notices: list[Notice] = field(default_factory=list)
     born_s: float = field(default_factory=stopwatch_s)
+    acting: str = ""
+    """The role that it is set to; empty: our login itself."""
 
     def __post_init__(self) -> None:
         self.wire.add_log_listener(self._note)
@@ -74,6 +83,27 @@ class Session:
         await self.wire.execute(statements)
         # The driver schedules each notice before it wakes us, so all are there.
         return list(self.notices)
+
+    async def run_as(self, parts: Iterable[tuple[str, str]]) -> list[Notice]:
+        """Runs statements, each after the role that is to act (empty: our login), as `run` does; the last role stays set.
+
+        Where one fails, the server undoes all of them, the change of role too.
+        """
+        acting, texts = self.acting, []
+        for role, text in parts:
+            if role != acting:
+                texts.append(_set_role(role))
+                acting = role
+            texts.append(text)
+        notices = await self.run(";".join(texts))
+        self.acting = acting
+        return notices
+
+    async def act_as(self, role: str) -> None:
+        """Sets the role that acts from now on; empty: our login."""
+        if role != self.acting:
+            await self.run(_set_role(role))
+            self.acting = role
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """The rows of a query, prepared once per connection."""
@@ -91,6 +121,10 @@ class Session:
 
     def _note(self, _wire: object, message: asyncpg.PostgresLogMessage) -> None:
         self.notices.append(Notice(message.sqlstate or "", message.message or ""))
+
+
+def _set_role(role: str) -> str:
+    return f"SET ROLE {identifier(role) if role else 'NONE'}"
 
 
 async def greet(wire: Wire) -> Greeting:
