@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from broker.bench.figures import Figure
 from broker.bench.raw import GROUP, RAW_NAMES, PgConnection, batches, create_users, drop_users, make_users
 from broker.errors import InvalidRequest, Unavailable
-from broker.secret import Secret
+from broker.secret import Secret, random_text
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 
 SCHEMA = "broker_bench"
-_MEMBERS = "pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member WHERE g.rolname = $1"
+LOGIN = "broker_bench_limited"
+_MEMBERS = (
+    "pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member"
+    " WHERE g.rolname = $1 AND NOT m.admin_option"
+)
+"""The users in the group; whoever has ADMIN there makes them."""
 _COUNT = f"SELECT count(*) FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
 _COUNT_LOCKED = f"{_COUNT} AND NOT u.rolcanlogin"
 _NAMES = f"SELECT u.rolname FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
+_MADE_BY = """
+WITH RECURSIVE made (oid) AS (
+  SELECT oid FROM pg_roles WHERE rolname = $1
+  UNION SELECT m.roleid FROM made JOIN pg_auth_members m ON m.member = made.oid AND m.admin_option AND m.grantor = 10
+    JOIN pg_roles r ON r.oid = m.roleid AND NOT r.rolsuper AND r.rolname <> $2)
+SELECT quote_ident(r.rolname) FROM made JOIN pg_roles r USING (oid)"""
+"""A login and all roles that it made, and that those made."""
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _CONNECTIONS_KEPT_BACK = 50
 _TABLES_PER_TRANSACTION = 500
 
@@ -38,6 +52,7 @@ class BenchDatabase:
         """Removes every user of the bench, and what `set_up` made."""
         await self._connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         await self.drop_all()
+        await self._drop_login()
         await self._connection.execute(f"DROP ROLE IF EXISTS {GROUP}")
 
     async def users_like(self, name_like: str) -> int:
@@ -47,6 +62,20 @@ class BenchDatabase:
     async def locked_users(self, name_like: str) -> int:
         """How many of them can't log in and have a name LIKE this: the prepared ones."""
         return int(await self._connection.fetchval(_COUNT_LOCKED, GROUP, name_like))
+
+    @asynccontextmanager
+    async def limited_login(self) -> AsyncIterator[Secret]:
+        """The URL of a login that may make users, hand out the group and end sessions, and nothing else; removed on the way out."""
+        password, parts = random_text(24, _LETTERS), urlsplit(self.dsn.reveal())
+        await self._connection.execute(
+            f"CREATE ROLE {LOGIN} LOGIN CREATEROLE PASSWORD '{password}'; GRANT pg_signal_backend TO {LOGIN};"
+            f"GRANT {GROUP} TO {LOGIN} WITH ADMIN OPTION"
+        )
+        try:
+            yield Secret(parts._replace(netloc=f"{LOGIN}:{password}@{parts.netloc.rpartition('@')[2]}").geturl())
+        finally:
+            await self.drop_all()
+            await self._drop_login()
 
     async def spare_connections(self) -> int:
         """How many more connections the server takes, some kept back for the broker and the bench."""
@@ -83,6 +112,12 @@ class BenchDatabase:
     async def _drop(self, name_like: str) -> None:
         names = await self._connection.fetch(_NAMES, GROUP, name_like)
         await drop_users(self._connection, [name[0] for name in names])
+
+    async def _drop_login(self) -> None:
+        """Removes the limited login and what is left of the roles that it made."""
+        names = [row[0] for row in await self._connection.fetch(_MADE_BY, LOGIN, GROUP)]
+        if names:
+            await self._connection.execute(f"DROP OWNED BY {', '.join(names)}; DROP ROLE {', '.join(names)}")
 
     async def _make_schema(self) -> None:
         await self._connection.execute(f"CREATE SCHEMA {SCHEMA}; GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {GROUP}")

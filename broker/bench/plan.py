@@ -32,3 +32,5 @@ class Plan:
     """Leases that end in the same second; 0 leaves these rows out."""
     scale: tuple[int, ...] = ()
     """Numbers of leases in the store, fewest first, between which start, memory and rates are compared."""
+    limited: int = 0
+    """Live users beside which a superuser's login and a plain CREATEROLE one are compared; 0 leaves these rows out."""

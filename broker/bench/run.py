@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
-from broker.bench import expiring, issuing, revoking, scale
+from broker.bench import expiring, issuing, limited, revoking, scale
 from broker.bench.calls import Calls
 from broker.bench.database import BenchDatabase, bench_database
 from broker.bench.issuing import Subject
@@ -47,6 +47,9 @@ async def run(plan: Plan, dsn: Secret, progress: Progress) -> Results:
         if plan.scale:
             await database.drop_all()
             await measure_sizes(plan, database, results, progress)
+        if plan.limited:
+            await database.drop_all()
+            await measure_limited(plan, database, results, progress)
     return results
 
 
@@ -61,8 +64,8 @@ def step_count(plan: Plan) -> int:
     issue = len(plan.clients) * 3
     revoke = 4 if plan.revoked else 0
     due = 4 if plan.due else 0
-    size = 1 + plan.rounds if plan.scale else 0
-    return 1 + plan.rounds * (issue + revoke + due) + (1 if plan.due else 0) + size
+    beside = sum(1 + plan.rounds for wanted in (plan.scale, plan.limited) if wanted)
+    return 1 + plan.rounds * (issue + revoke + due) + (1 if plan.due else 0) + beside
 
 
 def steps(subject: Subject, made: Service) -> Iterator[Step]:
@@ -107,6 +110,15 @@ async def measure_sizes(plan: Plan, database: BenchDatabase, results: Results, p
         for number in range(1, plan.rounds + 1):
             await follow([Step(f"size, round {number}", partial(scale.measure_sized, brokers))], progress)
         scale.note_memory(brokers)
+
+
+async def measure_limited(plan: Plan, database: BenchDatabase, results: Results, progress: Progress) -> None:
+    """Compares a superuser's login with a plain CREATEROLE one, among many live users."""
+    progress.begins(f"make {plan.limited:,} users with either login")
+    async with limited.logins(plan, database, results) as found:
+        progress.done()
+        for number in range(1, plan.rounds + 1):
+            await follow([Step(f"logins, round {number}", partial(limited.measure_logins, found))], progress)
 
 
 async def follow(steps: Iterable[Step], progress: Progress) -> None:

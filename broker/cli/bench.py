@@ -35,6 +35,10 @@ def bench(
     revoked: Annotated[int, typer.Option(min=0, help="Leases revoked at once; 0: none.")] = _USUAL.revoked,
     due: Annotated[int, typer.Option(min=0, help="Leases that end in the same second; 0: none.")] = _USUAL.due,
     scale: Annotated[int, typer.Option(min=0, help="Also compare a store of this many leases with one of 1,000; 0: no.")] = 0,
+    limited: Annotated[
+        int,
+        typer.Option(min=0, help="Also compare a superuser's login with a plain CREATEROLE one among this many users; 0: no."),
+    ] = 0,
     json: Annotated[Path | None, typer.Option(help="Write all figures to this file as JSON.")] = None,
 ) -> None:
     """Measures the broker beside the raw driver on one PostgreSQL, in one run."""
@@ -49,6 +53,7 @@ def bench(
         tables=min(_USUAL.tables, revoked),
         due=due,
         scale=tuple(sorted({min(_SMALL_STORE, scale // 2), scale})) if scale else (),
+        limited=limited,
     )
     from broker.bench.command import measured, show  # noqa: PLC0415 - a command loads its room when it is called
 

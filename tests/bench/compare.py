@@ -31,6 +31,7 @@ from broker.bench.table import Shown, as_json
 from broker.secret import Secret
 
 _SIZES = (1_000, 100_000, 1_000_000)
+_LIMITED = 20_000
 _PEER_CLIENTS = 8
 
 
@@ -53,6 +54,9 @@ async def compare(plan: Plan, dsn: Secret, peer_leases: int, bar: Bar) -> Result
         if plan.scale:
             await base.drop_all()
             await run.measure_sizes(plan, base, results, bar)
+        if plan.limited:
+            await base.drop_all()
+            await run.measure_limited(plan, base, results, bar)
     return results
 
 
@@ -125,6 +129,7 @@ def arguments() -> argparse.Namespace:
         "--peer-leases", type=int, default=20_000, help="leases that OpenBao holds for the memory row; 0: no row"
     )
     parser.add_argument("--no-scale", action="store_true", help="leave out the stores with many leases")
+    parser.add_argument("--limited", type=int, default=_LIMITED, help="users among whom logins are compared; 0: no rows")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser.parse_args()
 
@@ -141,6 +146,7 @@ def main() -> None:
         tables=min(Plan().tables, asked.revoked),
         due=asked.due,
         scale=() if asked.no_scale else _SIZES,
+        limited=asked.limited,
     )
     console = Console()
     with given_or_embedded(asked.dsn) as dsn, watched(console, run.step_count(plan) + plan.rounds * 4 + 1) as bar:

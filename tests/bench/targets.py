@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from broker.bench import limited
 from broker.bench.expiring import FROM_POOL, ON_DEMAND_NEW, due_row, meanwhile_row
 from broker.bench.issuing import on_demand_row, prepared_row, raw_row
 from broker.bench.plan import Plan
@@ -49,7 +50,7 @@ def judged(plan: Plan, results: Results) -> Table:
     table.add_column("ratio, in one run")
     for heading in ("asked", "measured", ""):
         table.add_column(heading, justify="right")
-    for target in (*_issuing(results), *_ending(plan, results), *_size(plan, results)):
+    for target in (*_issuing(results), *_ending(plan, results), *_size(plan, results), *_login(plan, results)):
         measured = "" if target.measured is None else f"{target.measured:.2f}"
         bound = f"{'at most' if target.most else 'at least'} {target.bound:g}"
         table.add_row(target.text, bound, measured, target.verdict, style="" if target.verdict == "met" else "bold red")
@@ -96,6 +97,17 @@ def _size(plan: Plan, results: Results) -> Iterator[Target]:
     ours, theirs = _fact(results, "memory with 100,000 leases"), _fact(results, "OpenBao's memory with 100,000 leases")
     share = ours / theirs if ours and theirs else None
     yield Target("100,000 leases: memory to OpenBao's", 0.2, share, most=True)
+
+
+def _login(plan: Plan, results: Results) -> Iterator[Target]:
+    if not plan.limited:
+        return
+    rows = {
+        "prepared, 32 clients": limited.prepared_row(limited.LIMITED, plan.limited, 32),
+        "revoke at once": limited.revoke_row(limited.LIMITED, plan.limited),
+    }
+    for what, row in rows.items():
+        yield Target(f"plain login, {plan.limited:,} live: {what}: rate to superuser's", 0.5, _rate(results, row, row.base))
 
 
 def _rate(results: Results, row: Row, base: Row | None) -> float | None:

@@ -25,10 +25,16 @@ ROWS = {
     "broker: on demand, while 30 leases end",
     "broker: prepared users, 50 leases in the store",
     "broker: prepared users, 100 leases in the store",
+    *(
+        f"broker: {what}, {login} login, 30 live users"
+        for what in ("prepared users", "revoke those at once")
+        for login in ("superuser", "plain CREATEROLE")
+    ),
 }
 TINY = [
     *("--clients", "1", "--clients", "2", "--seconds", "0.2", "--rounds", "1", "--prepared", "200"),
     *("--scram-iterations", "1", "--revoked", "20", "--due", "30", "--scale", "100"),
+    *("--limited", "30"),
 ]
 
 
