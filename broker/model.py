@@ -1,14 +1,18 @@
 """The words that every room shares: what a lease, a token and a stored document are. No I/O.
 
 Times are Unix milliseconds (`_ms`) by broker time; spans are milliseconds (`_ms`) or, where the wire says so, seconds (`_s`).
+
+What a store keeps sealed is written with keys of one letter or two, and what has its default is left out. A letter is never given a
+second meaning, and a default never another value; a field that goes leaves its letter unused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NewType, TypeAlias
+
+from msgspec import Struct, field
 
 from broker.secret import Secret
 
@@ -50,8 +54,10 @@ class Stage(IntEnum):
     ABSENT = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+_TERMS_KEYS = {"creation": "c", "revocation": "r", "renewal": "n", "rollback": "b", "options": "o"}
+
+
+class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_TERMS_KEYS):
     """What a role tells the engine to do for its users; kept with each lease, so that a deleted role strands none.
 
     The meaning of the texts is the engine's (SQL for PostgreSQL). `options` are engine-specific and were checked by it.
@@ -61,11 +67,37 @@ class Terms:
     revocation: tuple[str, ...] = ()
     renewal: tuple[str, ...] = ()
     rollback: tuple[str, ...] = ()
-    options: Mapping[str, Json] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseFacts:
+_LEASE_KEYS = {
+    "path": "p",
+    "role": "r",
+    "role_revision": "rr",
+    "connection_name": "c",
+    "username": "u",
+    "identity": "o",
+    "display_name": "d",
+    "accessor": "a",
+    "terms": "T",
+    "issued_ms": "i",
+    "renewed_ms": "n",
+    "expires_ms": "e",
+    "max_expires_ms": "m",
+    "default_ttl_s": "t",
+    "capped_by": "cb",
+    "revoke_started_ms": "rs",
+    "disabled_ms": "ds",
+    "dropped_ms": "dr",
+    "reason": "w",
+    "failure": "f",
+    "failing_since_ms": "fs",
+    "remedy": "rm",
+    "recipe": "k",
+}
+
+
+class LeaseFacts(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_LEASE_KEYS):
     """The part of a lease that is kept sealed."""
 
     path: str
@@ -78,7 +110,7 @@ class LeaseFacts:
     """What the server itself calls the user (PostgreSQL: its OID); empty until it has said so."""
     display_name: str = ""
     accessor: Accessor = Accessor("")
-    terms: Terms = field(default_factory=Terms)
+    terms: Terms = Terms()
     recipe: str = ""
     """Digest of what the role made its user from; of a role that would make another one today it differs."""
     password: Secret | None = None
@@ -104,8 +136,7 @@ class LeaseFacts:
     """Statements that would let a stuck revocation finish."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(Struct, frozen=True, kw_only=True):
     """One row of the store: what its indexes need in clear, and the sealed facts opened."""
 
     number: LeaseNumber
@@ -120,8 +151,25 @@ class Lease:
     facts: LeaseFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenFacts:
+_TOKEN_KEYS = {
+    "accessor": "a",
+    "policies": "p",
+    "display_name": "d",
+    "path": "q",
+    "meta": "m",
+    "created_ms": "c",
+    "creation_ttl_s": "t",
+    "explicit_max_ttl_s": "x",
+    "period_s": "v",
+    "renewable": "n",
+    "orphan": "o",
+    "num_uses": "u",
+    "entity_id": "e",
+    "renewed_ms": "w",
+}
+
+
+class TokenFacts(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_TOKEN_KEYS):
     """The part of a token that is kept sealed. The token itself is not kept: only its keyed hash is."""
 
     accessor: Accessor
@@ -141,8 +189,7 @@ class TokenFacts:
     renewed_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
+class Token(Struct, frozen=True, kw_only=True):
     """One row of the store for a service token."""
 
     number: TokenNumber
@@ -156,8 +203,7 @@ class Token:
     facts: TokenFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(Struct, frozen=True, kw_only=True):
     """A named configuration object (connection, role ...) in one of its revisions; name and body are kept sealed."""
 
     kind: str

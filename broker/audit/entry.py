@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import orjson
+from msgspec import Struct
 
 from broker.secret import Secret
 
@@ -42,8 +42,7 @@ class Hasher:
         return "hmac-sha256:" + mac.hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditAuth:
+class AuditAuth(Struct, frozen=True, kw_only=True):
     """A token and what is known of it: who asks or, in the response that made it, who may ask from now on."""
 
     client_token: Secret | None = None
@@ -63,8 +62,7 @@ class AuditAuth:
     granting_policies: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """An `AuditAuth` made ready once (`Scribe.caller`) and used for many entries; it holds nothing secret."""
 
     token: str
@@ -72,8 +70,7 @@ class Caller:
     auth: orjson.Fragment | None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A request made ready once (`Scribe.asked`) for its two entries; it holds nothing secret."""
 
     auth: orjson.Fragment | None
@@ -84,8 +81,7 @@ NOBODY = Caller("", "", None)
 """Who asks when the broker acts by itself: expiry, recovery, reconciling."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditMount:
+class AuditMount(Struct, frozen=True, kw_only=True):
     """Where a path is mounted; the fields that Vault repeats in requests and responses."""
 
     point: str
@@ -94,8 +90,7 @@ class AuditMount:
     plugin_class: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditRequest:
+class AuditRequest(Struct, frozen=True, kw_only=True):
     """What is asked: by a client, or by the broker of itself (`revoke` of a lease's path, without address)."""
 
     id: str
@@ -109,8 +104,7 @@ class AuditRequest:
     wrap_ttl_s: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditWrap:
+class AuditWrap(Struct, frozen=True, kw_only=True):
     """A response that was wrapped: the caller got this token in its place."""
 
     token: Secret
@@ -121,8 +115,7 @@ class AuditWrap:
     wrapped_accessor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditResponse:
+class AuditResponse(Struct, frozen=True, kw_only=True):
     """What is answered."""
 
     mount: AuditMount | None = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
 
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.catalog import connections, roles
@@ -92,12 +94,13 @@ class Catalog:
         """
         return await asyncio.shield(self._write_connection(name, fields))
 
-    async def delete_connection(self, name: str) -> None:
-        """Takes a connection off the list. Its leases are still revoked over it; `purge_retired` lets go of it after the last."""
+    async def delete_connection(self, name: str, beside: Sequence[DocumentChange] = ()) -> None:
+        """Takes a connection off the list, with what is written `beside` it in one commit.
+
+        Its leases are still revoked over it; `purge_retired` lets go of it after the last.
+        """
         async with self._turn(name):
-            document = await self._store.delete_document(connections.KIND, name)
-            if document is not None:
-                self._take_in(document)
+            await self._change([DocumentChange(connections.KIND, name), *beside])
 
     async def reset_connection(self, name: str) -> None:
         """Closes the connection's sessions and opens new ones. Raises `InvalidRequest`, `DatabaseUnavailable`."""
@@ -151,7 +154,7 @@ class Catalog:
         """The role of that name, if there is one."""
         return self._cache.roles.get(name)
 
-    def role_shown(self, name: str) -> dict[str, Json] | None:
+    def role_shown(self, name: str) -> dict[str, object] | None:
         """The role as Vault's API reads it back; None when there is none."""
         found = self._cache.roles.get(name)
         return None if found is None else roles.shown(found)
@@ -169,11 +172,12 @@ class Catalog:
             self._take_in(await self._store.put_document(roles.KIND, name, roles.to_body(wanted)))
         return warnings
 
-    async def delete_role(self, name: str) -> None:
-        """Deletes a role. Its leases live on to their end; its prepared users are removed in the background."""
-        document = await self._store.delete_document(roles.KIND, name)
-        if document is not None:
-            self._take_in(document)
+    async def delete_role(self, name: str, beside: Sequence[DocumentChange] = ()) -> None:
+        """Deletes a role, with what is written `beside` it in one commit.
+
+        Its leases live on to their end; its prepared users are removed in the background.
+        """
+        await self._change([DocumentChange(roles.KIND, name), *beside])
 
     async def _write_connection(self, name: str, fields: ConnectionWrite) -> list[str]:
         async with self._turn(name):
@@ -196,12 +200,10 @@ class Catalog:
                         f"connection {name} leads to another database cluster now; its former leases are still ended at the former one"
                     )
                 changes.append(DocumentChange(connections.KIND, name, connections.to_body(wanted)))
-                changed = await self._store.change_documents(changes)
+                changed = await self._change(changes)
             except BaseException:
                 await engine.close()
                 raise
-            for document in changed:
-                self._take_in(document)
             kept = replace(wanted, number=ConnectionNumber(changed[-1].number), revision=changed[-1].revision)
             self._engines.put(kept, engine, opened=fields.verify_connection)
             return warnings
@@ -238,6 +240,12 @@ class Catalog:
             if connection.number == number:
                 return connection
         raise InvalidRequest(f"connection {number} does not exist any longer")
+
+    async def _change(self, changes: Sequence[DocumentChange]) -> Sequence[Document]:
+        changed = await self._store.change_documents(changes)
+        for document in changed:
+            self._take_in(document)
+        return changed
 
     def _take_in(self, document: Document) -> None:
         self._cache.revision = max(self._cache.revision, document.revision)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 import orjson
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from broker.api.database import ConnectionWrite
 from broker.errors import InvalidRequest
@@ -14,8 +15,7 @@ from broker.model import ConnectionNumber, Document, Json
 KIND = "connection"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class Connection(Struct, frozen=True, kw_only=True):
     """One database cluster and how to reach it. A deleted one stays until its last lease is gone."""
 
     number: ConnectionNumber

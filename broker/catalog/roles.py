@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import orjson
+from msgspec import Struct, field
 
 from broker.api.database import RoleWrite
 from broker.errors import InvalidRequest
-from broker.model import Document, Json, Terms
+from broker.model import Document, Terms
 
 KIND = "role"
 MOUNT = "database"
@@ -22,8 +21,7 @@ _STATEMENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
+class Role(Struct, frozen=True, kw_only=True):
     """What a lease of this role is."""
 
     name: str
@@ -44,7 +42,12 @@ class Role:
     @property
     def path(self) -> str:
         """The lease path of the role: what its lease ids begin with."""
-        return f"{MOUNT}/creds/{self.name}"
+        return lease_path(self.name)
+
+
+def lease_path(role: str) -> str:
+    """The lease path of a role of that name, be there one or not."""
+    return f"{MOUNT}/creds/{role}"
 
 
 def from_document(document: Document) -> Role:
@@ -116,9 +119,9 @@ def to_body(role: Role) -> bytes:
     return orjson.dumps(body | {"options": role.terms.options}, option=orjson.OPT_SORT_KEYS)
 
 
-def shown(role: Role) -> dict[str, Json]:
+def shown(role: Role) -> dict[str, object]:
     """The role as Vault's API reads it back; engine options and our own fields stand beside Vault's."""
-    data: dict[str, Json] = {name: list(getattr(role.terms, word)) for name, word in _STATEMENTS.items()}
+    data: dict[str, object] = {name: list(getattr(role.terms, word)) for name, word in _STATEMENTS.items()}
     data |= {
         "db_name": role.db_name,
         "default_ttl": role.default_ttl_s,

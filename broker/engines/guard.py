@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 
 from broker.clock import Clock
 from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Swept, Traits, User

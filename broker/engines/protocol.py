@@ -11,8 +11,9 @@ only `EngineError` (and `asyncio.CancelledError`); texts of its errors name no s
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from msgspec import Struct, field
 
 from broker.errors import EngineError
 from broker.model import Json, LeaseNumber, Terms, UserName
@@ -22,8 +23,7 @@ PROTOCOL_VERSION = 1
 """Raised when an engine written for the former version would break. The registry refuses others."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
+class Traits(Struct, frozen=True, kw_only=True):
     """What an engine declares about its kind of database."""
 
     kind: str
@@ -43,8 +43,7 @@ class Traits:
     """The most users that one call of a batch verb may carry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User:
+class User(Struct, frozen=True, kw_only=True):
     """One database user of one lease: all that the engine may rely on when it changes or removes it."""
 
     number: LeaseNumber
@@ -56,16 +55,14 @@ class User:
     terms: Terms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Password:
+class Password(Struct, frozen=True, kw_only=True):
     """A generated password, and the verifier to send instead of it where the engine takes one (else empty)."""
 
     text: Secret
     verifier: Secret = field(default_factory=lambda: Secret(""))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewUser:
+class NewUser(Struct, frozen=True, kw_only=True):
     """A user to make."""
 
     user: User
@@ -74,16 +71,14 @@ class NewUser:
     """From now on, by the server's clock; for a prepared user it counts from `enable`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
+class Extension(Struct, frozen=True, kw_only=True):
     """A user whose login shall work for `lifetime_ms` from now on."""
 
     user: User
     lifetime_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How one user of a batch fared: `error` None means that the verb's promise holds for it."""
 
     number: LeaseNumber
@@ -91,8 +86,7 @@ class Outcome:
     identity: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """What a connection's server says of itself."""
 
     version: str
@@ -106,8 +100,7 @@ class Health:
     be another user. A connection that leads to another cluster says nothing about users of the former. Empty: can't be told."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """A user with a marker of this broker, found in the database."""
 
     name: UserName
@@ -116,8 +109,7 @@ class Seen:
     can_login: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
+class Swept(Struct, frozen=True, kw_only=True):
     """What a sweep ended, or what kept it from doing so."""
 
     identity: str = ""
@@ -129,8 +121,7 @@ class Swept:
     error: EngineError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """Who is speaking to the database: goes into what the server shows of its sessions."""
 
     broker: str

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from broker.audit.entry import Caller
 from broker.model import Token, TokenNumber
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """A token that was found, and what the audit log writes of it, made once."""
 
     token: Token
     caller: Caller
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     known: Known
     until_ms: int
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.api.envelope import multi_error
 from broker.audit.entry import NOBODY, Asked, AuditMount, AuditRequest, AuditResponse, Caller, Scribe
@@ -19,8 +21,7 @@ from broker.secret import Secret
 from broker.store.protocol import Store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
+class Incoming(Struct, frozen=True, kw_only=True):
     """An operation that somebody asks for, before anybody looked at who."""
 
     id: str
@@ -33,8 +34,7 @@ class Incoming:
     remote_port: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Passage:
+class Passage(Struct, kw_only=True):
     """An operation that may go ahead. `text` is what the caller showed."""
 
     token: Token
@@ -43,7 +43,7 @@ class Passage:
     _asked: Asked
     _scribe: Scribe
     _request_entry: bytes
-    _handed_over: bool = field(default=False, init=False)
+    _handed_over: bool = False
 
     def hand_over(self) -> bytes:
         """Its audit line, to be recorded by whoever takes it. What nobody took is recorded with the answer."""

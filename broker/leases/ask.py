@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from broker.audit.trail import Trail
 from broker.catalog.connections import Connection
@@ -16,8 +17,7 @@ from broker.secret import Secret
 from broker.store.protocol import Limits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
+class Issued(Struct, frozen=True, kw_only=True):
     """A lease as its caller hears of it, once."""
 
     lease_id: LeaseId
@@ -28,8 +28,7 @@ class Issued:
     capped_by: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(Struct, frozen=True, kw_only=True):
     """What a caller asks for, and the audit entries that surround the answer."""
 
     role: str
@@ -75,8 +74,7 @@ def on_record(trail: Trail, requests: Sequence[RequestRecord]) -> Awaitable[obje
     return asyncio.shield(waits.pop()) if len(waits) == 1 else asyncio.gather(*map(asyncio.shield, waits))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What an ask comes to once its role and connection are known."""
 
     role: Role

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from broker.catalog.roles import Role
 from broker.deadline import Deadlines

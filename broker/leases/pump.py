@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from broker.catalog.connections import Connection
 from broker.engines.guard import Guard
@@ -31,8 +33,7 @@ _SETTLE_AFTER_MS = 2_000
 """PostgreSQL flushes an asynchronous commit within three times `wal_writer_delay` (200 ms by default)."""
 
 
-@dataclass(slots=True, eq=False)
-class HandoutItem:
+class HandoutItem(Struct, eq=False):
     """One prepared user to hand out, and its audit entries."""
 
     handout: Handout
@@ -57,8 +58,7 @@ class HandoutItem:
             self.done.set_exception(error)
 
 
-@dataclass(frozen=True, slots=True)
-class Enabled:
+class Enabled(Struct, frozen=True):
     """A login that was turned on by an asynchronous commit at `at_ms`."""
 
     at_ms: int

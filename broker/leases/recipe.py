@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import orjson
+from msgspec import to_builtins
 
 from broker.catalog.roles import Role
 
@@ -15,7 +16,7 @@ def recipe(role: Role) -> str:
     """24 hexadecimal digits over connection, terms and kind of credential; lifetimes, limits and the pool's size are no part of it."""
     made_from = {
         "db_name": role.db_name,
-        "terms": role.terms,
+        "terms": to_builtins(role.terms),
         "credential_type": role.credential_type,
         "credential_config": role.credential_config,
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from broker.engines.protocol import Engine, Extension, Outcome
 from broker.errors import DatabaseUnavailable, EngineError

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, Asked, AuditRequest, AuditResponse
 from broker.engines.protocol import Engine, Outcome, User

@@ -6,13 +6,12 @@ the maximum), with one cap more: a lease never outlives the token that asked for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from broker.duration import format_seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Bounds(Struct, frozen=True, kw_only=True):
     """What limits a lease. `token_left_s` None: the token never ends."""
 
     default_s: int
@@ -22,8 +21,7 @@ class Bounds:
     token_left_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ttl:
+class Ttl(Struct, frozen=True):
     """A resolved time to live. `capped_by` is empty, `max_ttl` or `token`."""
 
     seconds: int

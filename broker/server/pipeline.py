@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from dataclasses import dataclass, replace
 
 import structlog
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
+from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.deadline import Deadlines
 from broker.errors import Unavailable, UnsupportedOperation
@@ -30,16 +31,14 @@ _RECORDS_S = 30
 """What a request may take besides its handler: for its token, and for the audit log."""
 
 
-@dataclass(slots=True)
-class _Trace:
+class _Trace(Struct):
     """What is known of a request so far, for whoever answers when it fails."""
 
     request_id: str
     label: str = _UNMATCHED
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """What a request asks for, decoded."""
 
     request: Incoming

@@ -7,10 +7,10 @@ lines: decode, call. They are declared in tables by a decorator, one table for e
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypedDict, TypeVar, Unpack
 
+from msgspec import Struct, field
 from pydantic import BaseModel
 
 from broker.api.envelope import ignored_warning, replaced_warning
@@ -39,8 +39,7 @@ class Access(Enum):
     """Anybody, at any time, off the record: health and the like. Not counted as in flight."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """What a handler answers. Without content it is 204 (or `status`) and an empty body."""
 
     data: Mapping[str, object] | None = None
@@ -57,8 +56,7 @@ class Reply:
     """A whole body in JSON that stands alone, without the envelope."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
+class Call(Struct, kw_only=True):
     """One operation under way. `params` come from the path, `data` from body or query."""
 
     services: Services
@@ -104,8 +102,7 @@ Handler = Callable[[Call], Awaitable[Reply]]
 Exists = Callable[[Services, str], bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Struct, frozen=True, kw_only=True):
     """One operation at one pattern. `exists` tells an update from a creation, where that matters."""
 
     operation: str
@@ -136,8 +133,7 @@ class Declared(TypedDict, total=False):
     statuses: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """Operations that were declared together."""
 
     routes: list[Route] = field(default_factory=list)

@@ -14,9 +14,10 @@ Rules that every method keeps (docs/architecture.md, "Rules of the store"):
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct
 
 from broker.model import (
     ConnectionNumber,
@@ -44,16 +45,14 @@ class Refusal(StrEnum):
     """A live lease has this ask key already: `Store.asked` finds it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The most live leases (reserved, active or being revoked) that a role and a token may have; 0 means no limit."""
 
     per_role: int = 0
     per_token: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(Struct, frozen=True, kw_only=True):
     """A lease to write down before its user is made (`reserved`), or a pool user to prepare (`preparing`, `token` 0)."""
 
     number: LeaseNumber
@@ -67,8 +66,7 @@ class Reservation:
     """16 bytes that stand for "the same question" (idempotency key, or token and role); unique among live leases."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handout:
+class Handout(Struct, frozen=True, kw_only=True):
     """A prepared user to turn into an active lease of `token`: `prepared` -> `active`."""
 
     number: LeaseNumber
@@ -79,8 +77,7 @@ class Handout:
     ask_key: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Move(Struct, frozen=True, kw_only=True):
     """One transition of one lease. It happens only from one of the states `expect`, and only in `epoch` where that is given."""
 
     number: LeaseNumber
@@ -96,8 +93,7 @@ class Move:
     """Where given, the move happens only if this token has not ended; checked in the same statement."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One transition of many leases that were claimed in the same epoch, to `revoking` or `gone`; facts and attempts stay."""
 
     numbers: Collection[LeaseNumber]
@@ -108,8 +104,7 @@ class Step:
     due_in_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentChange:
+class DocumentChange(Struct, frozen=True):
     """What a document shall be: written, or deleted where there is no body."""
 
     kind: str
@@ -117,16 +112,14 @@ class DocumentChange:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditHead:
+class AuditHead(Struct, frozen=True):
     """The newest audit entry known to be on disc: its sequence number and its MAC (32 bytes)."""
 
     sequence: int
     mac: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class Tally(Struct, frozen=True, kw_only=True):
     """How many leases are in each state; for one connection, or for all."""
 
     by_state: dict[LeaseState, int]
@@ -135,24 +128,21 @@ class Tally:
         return self.by_state.get(state, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(Struct, frozen=True):
     """Leases whose end has come, while they are neither gone nor stuck: how many, and since when (ms) the oldest waits."""
 
     count: int = 0
     oldest_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CrowdedTokens:
+class CrowdedTokens(Struct, frozen=True):
     """Tokens of one page that hold many live leases, and how many; `last` is where the next page begins, None after the last."""
 
     live: Mapping[TokenNumber, int]
     last: TokenNumber | None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRenewal:
+class TokenRenewal(Struct, frozen=True):
     """The new end of a token, and those of its descendants that now end sooner for it."""
 
     expires_ms: int
@@ -274,6 +264,10 @@ class Store(Protocol):
         """
         ...
 
+    async def end_at(self, connection: ConnectionNumber) -> int:
+        """Moves every `active` lease of a connection to `revoking`, due now; answers how many."""
+        ...
+
     async def list_pools(self) -> Sequence[str]:
         """The distinct paths that have `preparing` or `prepared` users."""
         ...
@@ -284,6 +278,18 @@ class Store(Protocol):
 
     async def crowded_paths(self, least: int) -> Mapping[str, int]:
         """The paths with at least so many live leases (reserved to stuck), and how many; from the counts that limits rest on."""
+        ...
+
+    async def live_size(self, path: str) -> int:
+        """How many live leases (reserved to stuck) exactly this path has."""
+        ...
+
+    async def last_end_ms(self, path: str) -> int | None:
+        """When the last of the active leases of exactly this path ends, as they stand now; read in pages."""
+        ...
+
+    async def last_end_at_ms(self, connection: ConnectionNumber) -> int | None:
+        """When the last of the active leases of a connection ends."""
         ...
 
     async def list_leases(self, path: str, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from broker.errors import InstructionsFailed, InvalidRequest
-from broker.model import Json, Terms
+from broker.model import Terms
 from broker_postgresql.settings import NAME_BYTES, first_mistake
 
 _GUC = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
@@ -116,7 +116,7 @@ def warnings_about(terms: Terms) -> Sequence[str]:
     return found
 
 
-def _present(options: Mapping[str, Json]) -> dict[str, Json]:
+def _present(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 

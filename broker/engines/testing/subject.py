@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from broker.engines.protocol import Engine, Extension, NewUser, Origin, Outcome, User
 from broker.errors import EngineError

@@ -10,12 +10,13 @@ import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.audit.devices.file import FileDevice

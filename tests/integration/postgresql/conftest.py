@@ -6,11 +6,12 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from broker.engines.protocol import Extension, NewUser, Origin, Outcome, User
 from broker.model import Json, LeaseNumber, Terms
@@ -169,6 +170,12 @@ def prepared_server(postgresql: PostgresServer) -> PostgresServer:
     """The server with two databases, a group that reads, and a plain login that has what the manual asks for and no more."""
     asyncio.run(_set_up(postgresql))
     return postgresql
+
+
+@pytest.fixture(scope="session")
+def set_up() -> Callable[[PostgresServer], None]:
+    """Prepares a server of a module's own as `prepared_server` is."""
+    return lambda server: asyncio.run(_set_up(server))
 
 
 async def _set_up(server: PostgresServer) -> None:

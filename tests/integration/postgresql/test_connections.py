@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from broker.engines.protocol import Extension, NewUser, Origin, User
 from broker.errors import DatabaseUnavailable

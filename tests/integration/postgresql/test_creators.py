@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from broker.engines.protocol import Extension, NewUser, Origin, Outcome, User
 from broker.errors import InstructionsFailed, UserRemains

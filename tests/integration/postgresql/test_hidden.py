@@ -81,7 +81,7 @@ async def test_hidden_login_reads_before_and_is_refused_after(scene: Any) -> Non
         assert not await scene.root.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usesysid = $1", int(user.identity))
         assert gone(await scene.remove([user]))
         assert pid not in [row["pid"] for row in await scene.root.fetch(IN_PROGRESS)]
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
             await (await login).fetchval("SELECT name FROM goods")
 
 
@@ -91,7 +91,7 @@ async def test_hidden_login_that_wakes_meanwhile_is_ended(scene: Any) -> None:
     login = attack(scene, user.name, password, 1)
     async with hiding(scene, login):
         assert gone(await scene.remove([user]))
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
             await (await login).fetchval("SELECT name FROM goods")
 
 

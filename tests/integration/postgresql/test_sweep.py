@@ -10,7 +10,7 @@ import pytest
 from broker.errors import UserRemains
 from broker.secret import Secret
 
-CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 GRANT = "GRANT pg_signal_backend TO limited"
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from broker.model import NO_TOKEN, ConnectionNumber, LeaseNumber, LeaseState, Stage, TokenNumber
 from broker.secret import Secret

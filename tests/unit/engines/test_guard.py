@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from broker.clock import Clock
 from broker.engines.guard import Guard

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from broker.engines.protocol import Engine, Extension, NewUser, Origin, Outcome, Password, Seen, Swept, User
 from broker.engines.testing import EnginePromises, ExpiryPromises, PreparedPromises, Subject

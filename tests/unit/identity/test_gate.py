@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from broker.audit.entry import AuditResponse, Hasher, Scribe
 from broker.errors import AuditUnavailable, InvalidRequest, PermissionDenied

@@ -1,0 +1,272 @@
+"""A real primary with a hot standby: sessions there end with the revocation, or the revocation says why they could not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+
+from broker.clock import stopwatch_s
+from broker.errors import UserRemains
+from broker.secret import Secret
+from broker.testing.postgresql import PostgresServer
+from broker.testing.standby import Standby
+from broker_postgresql import hidden, standbys
+
+LIMIT_S = 30
+CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+@pytest.fixture(scope="module")
+def standby(prepared_server: PostgresServer) -> Iterator[Standby]:
+    """A hot standby of the server."""
+    with Standby(prepared_server) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits long, and a standby that was away is asked again at once."""
+    monkeypatch.setattr(hidden, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(standbys, "_LAG_S", 0.3)
+    monkeypatch.setattr(standbys, "_FIRST_AWAY_S", 0.0)
+
+
+@dataclass
+class Pair:
+    """A scene whose engine knows the standby, and a superuser's session there."""
+
+    scene: Any
+    standby: Standby
+    there: Any
+
+    async def session(self, name: str, password: Secret, database: str = "app", **settings: str) -> Any:
+        """A user's session on the standby, once the user has arrived there."""
+        dsn = self.standby.dsn(name, password, database).reveal()
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                try:
+                    wire = await asyncpg.connect(dsn, server_settings=settings)
+                except asyncpg.InvalidAuthorizationSpecificationError:
+                    await asyncio.sleep(0.02)
+                    continue
+                self.scene.stack.callback(wire.terminate)
+                return wire
+
+    async def arrived(self) -> None:
+        """Waits until the standby has replayed all that the primary has written."""
+        lsn = await self.scene.root.fetchval("SELECT pg_current_wal_flush_lsn()::text")
+        async with asyncio.timeout(LIMIT_S):
+            while not await self.there.fetchval("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn):
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def pair(scene: Any, standby: Standby) -> AsyncIterator[Pair]:
+    """The scene with an engine that names the standby."""
+    standby.start()
+    scene.engine = await scene.another_engine(standbys=[f"{standby.host}:{standby.port}"])
+    there = await asyncpg.connect(standby.superuser_dsn("app").reveal())
+    yield Pair(scene, standby, there)
+    there.terminate()
+    standby.start()
+
+
+def gone(said: dict[str, list[Exception | None]]) -> bool:
+    """Whether every stage succeeded for every user."""
+    return not any(error for errors in said.values() for error in errors)
+
+
+async def test_sessions_on_the_standby_end(pair: Pair) -> None:
+    """A session there that reads through its group is ended by the revocation; a stranger's goes on."""
+    scene = pair.scene
+    user, password = await scene.create()
+    other, word = await scene.create()
+    wires = [await pair.session(user.name, password, database) for database in ("app", "other")]
+    kept = await pair.session(other.name, word)
+    for wire in wires:
+        await wire.execute("SET ROLE readers")
+        assert await wire.fetchval("SELECT name FROM goods") == "lamp"
+    assert gone(await scene.remove([user]))
+    for wire in wires:
+        with pytest.raises(CLOSED):
+            await wire.fetchval("SELECT name FROM goods")
+    assert await kept.fetchval("SELECT name FROM goods") == "lamp"
+    assert not await pair.there.fetchval("SELECT count(*) FROM pg_roles WHERE oid = $1", int(user.identity))
+
+
+async def test_hidden_login_on_the_standby_ends(pair: Pair) -> None:
+    """A login that sleeps past its check on the standby is ended there; one of a stranger's wakes and works."""
+    scene, standby = pair.scene, pair.standby
+    user, password = await scene.create()
+    other, word = await scene.create()
+    await (await pair.session(user.name, password)).close()
+    await (await pair.session(other.name, word)).close()
+
+    def attack(name: str, secret: Secret, delay_s: int) -> asyncio.Task[Any]:
+        dsn = standby.dsn(name, secret, "app").reveal()
+        options = f"-c%20post_auth_delay%3D{delay_s}%20-c%20role%3Dreaders"
+        return asyncio.ensure_future(asyncpg.connect(f"{dsn}?options={options}", timeout=LIMIT_S))
+
+    logins = [attack(user.name, password, 25), attack(other.name, word, 3)]
+    async with asyncio.timeout(LIMIT_S):
+        while len(await pair.there.fetch(hidden.QUERIES["logins_in_progress"])) < 2:
+            await asyncio.sleep(0.02)
+    assert gone(await scene.remove([user]))
+    with pytest.raises(CLOSED):
+        # The server may finish its greeting before it notices that it was told to end.
+        await (await logins[0]).fetchval("SELECT name FROM goods")
+    wire = await logins[1]
+    assert await wire.fetchval("SELECT name FROM goods") == "lamp"
+    await wire.close()
+
+
+async def test_standby_that_is_down_is_named_until_it_is_back(pair: Pair) -> None:
+    """While it is away the user is contained and not done, and the answer names the standby; once it is back the revocation ends."""
+    scene, standby = pair.scene, pair.standby
+    user, _ = await scene.create()
+    other = (await scene.create())[0]
+    standby.stop()
+    for _ in range(2):
+        said = await scene.remove([user, other])
+        for error in said["end_sessions"]:
+            assert isinstance(error, UserRemains)
+            assert str(error).startswith(f"standby {standby.host}:{standby.port} can't be reached")
+            assert error.remedy[-1].startswith(f"/* on {standby.host}:{standby.port} */ SELECT pg_terminate_backend")
+        assert said["disable"] == [None, None]
+    standby.start()
+    assert gone(await scene.remove([user, other]))
+
+
+async def test_standby_that_was_restarted_is_asked_again(pair: Pair) -> None:
+    """A restart of the standby, which cuts the broker's connection to it, does not count as being away."""
+    scene = pair.scene
+    first, second = (await scene.create())[0], (await scene.create())[0]
+    assert gone(await scene.remove([first]))
+    pair.standby.restart()
+    assert gone(await scene.remove([second]))
+
+
+async def test_lagging_standby_keeps_the_revocation_open(pair: Pair) -> None:
+    """One that has not replayed the end of the login still lets the user in: it is not done until it has, and until all sessions are over.
+
+    A login that may end sessions by itself ends those that there are at once; a plain one once its membership has been replayed.
+    """
+    scene = pair.scene
+    user, password = await scene.create()
+    wire = await pair.session(user.name, password)
+    await pair.there.execute("SELECT pg_wal_replay_pause()")
+    try:
+        [error] = (await scene.remove([user]))["end_sessions"]
+        assert "has not replayed yet that the user's login is off" in str(error)
+        if not scene.place.limited:
+            with pytest.raises(CLOSED):
+                await wire.fetchval("SELECT 1")
+        again = await pair.session(user.name, password)
+    finally:
+        await pair.there.execute("SELECT pg_wal_replay_resume()")
+    assert gone(await scene.remove([user]))
+    for each in (wire, again):
+        with pytest.raises(CLOSED):
+            await each.fetchval("SELECT 1")
+
+
+async def test_standby_that_is_away_is_left_alone_for_a_while(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it could not be reached it is not asked again at each batch: the next ones are told at once, without a connection."""
+    monkeypatch.setattr(standbys, "_FIRST_AWAY_S", 60.0)
+    scene = pair.scene
+    users = [(await scene.create())[0] for _ in range(2)]
+    await scene.engine.disable(users)
+    pair.standby.stop()
+    [first] = await scene.engine.end_sessions(users[:1])
+    pair.standby.start()
+    [second] = await scene.engine.end_sessions(users[1:])
+    assert "can't be reached" in str(second.error)
+    assert str(second.error) == str(first.error)
+    fresh = await scene.another_engine(standbys=f"{pair.standby.host}:{pair.standby.port}")
+    assert [outcome.error for outcome in await fresh.end_sessions(users)] == [None, None]
+
+
+async def test_primary_among_the_standbys_is_left_out(pair: Pair) -> None:
+    """Whoever names all servers of the cluster names the primary too; that asks for nothing twice."""
+    scene, server = pair.scene, pair.scene.place.server
+    scene.engine = await scene.another_engine(standbys=f"{server.host}:{server.port},{pair.standby.host}:{pair.standby.port}")
+    user, password = await scene.create()
+    wire = await pair.session(user.name, password)
+    assert gone(await scene.remove([user]))
+    with pytest.raises(CLOSED):
+        await wire.fetchval("SELECT 1")
+
+
+async def test_sweep_reaches_the_standby(pair: Pair) -> None:
+    """Sessions there of a user that was dropped by hand are swept, and the answer names the standby; also one that is away."""
+    scene, place = pair.scene, f"{pair.standby.host}:{pair.standby.port}"
+    if scene.place.limited:
+        await scene.root.execute("GRANT pg_signal_backend TO limited")
+    try:
+        user, password = await scene.create()
+        wire = await pair.session(user.name, password)
+        await scene.remove_by_hand(user.name)
+        await pair.arrived()
+        engine = await scene.another_engine(standbys=place)
+        [swept] = await engine.sweep()
+        assert (swept.identity, swept.sessions, swept.place, swept.error) == (user.identity, 1, place, None)
+        with pytest.raises(CLOSED):
+            await wire.fetchval("SELECT 1")
+        pair.standby.stop()
+        [away] = await engine.sweep()
+        assert (away.place, away.sessions) == (place, 0)
+        assert "can't be reached" in str(away.error)
+    finally:
+        await scene.root.execute("REVOKE pg_signal_backend FROM limited")
+
+
+async def test_server_of_another_cluster_is_left_alone(scene: Any, postgresql: PostgresServer) -> None:
+    """A server of another cluster named as a standby is never touched, since the same OID is somebody else's there."""
+    with PostgresServer(postgresql.binaries) as stranger:
+        wire: Any = await asyncpg.connect(stranger.superuser_dsn().reveal())
+        login, password = scene.place.login, scene.place.password.reveal()
+        await wire.execute("CREATE DATABASE app")
+        if scene.place.limited:
+            await wire.execute(f"CREATE ROLE {login} LOGIN SUPERUSER PASSWORD '{password}'")
+        else:
+            await wire.execute(f"ALTER ROLE {login} PASSWORD '{password}'")
+        scene.engine = await scene.another_engine(standbys=f"{stranger.host}:{stranger.port}")
+        user, _ = await scene.create()
+        [outcome] = await scene.engine.end_sessions([user])
+        assert "belongs to another database cluster, and was left alone" in str(outcome.error)
+        assert await wire.fetchval("SELECT 1") == 1
+        await wire.close()
+
+
+async def test_promoted_standby_is_told(scene: Any, postgresql: PostgresServer) -> None:
+    """A standby that was promoted, and so goes its own way, is named; it does not count as done there."""
+    with Standby(postgresql) as promoted:
+        promoted.promote()
+        scene.engine = await scene.another_engine(standbys=f"{promoted.host}:{promoted.port}")
+        user, _ = await scene.create()
+        [outcome] = await scene.engine.end_sessions([user])
+        assert "it takes writes itself" in str(outcome.error)
+
+
+async def test_frozen_standby_holds_nobody_up_for_long(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that accepts connections and never answers costs a batch its time limit once; then it counts as away."""
+    from broker.testing.proxy import Proxy  # noqa: PLC0415 - used here alone
+
+    monkeypatch.setattr(standbys, "_LIMIT_S", 0.5)
+    monkeypatch.setattr(standbys, "_FIRST_AWAY_S", 60.0)
+    scene = pair.scene
+    async with Proxy(pair.standby.host, pair.standby.port) as proxy:
+        scene.engine = await scene.another_engine(standbys=f"127.0.0.1:{proxy.port}")
+        first, second = (await scene.create())[0], (await scene.create())[0]
+        proxy.stall()
+        begun_s = stopwatch_s()
+        for user in (first, second):
+            [outcome] = await scene.engine.end_sessions([user])
+            assert "can't be reached (no answer within 0.5 s)" in str(outcome.error)
+        assert stopwatch_s() - begun_s < LIMIT_S
+        assert proxy.arrivals._value == 1
