@@ -11,6 +11,7 @@ import asyncpg
 from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
 from broker_postgresql.failures import first_line
+from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Greeting, Session, Wire, cluster_of, greet
 from broker_postgresql.settings import ConnectionSettings
 from broker_postgresql.target import Target
@@ -45,7 +46,13 @@ _PINNED = {
 }
 _PINNED_FROM = {16: {"createrole_self_grant": ""}, 17: {"transaction_timeout": "0"}}
 """By the release that brought them: older servers refuse a connection that sets what they don't know."""
-_UNTRACKED = {"pg_stat_statements.track_utility": "off"}
+_QUIET = {
+    # Each statement on a role counts as a new one, so soon none of the application's would be left; nested ones hold verifiers.
+    "pg_stat_statements.track_utility": "off",
+    # A session that is ended from outside logs what it was doing, down to the nested statement.
+    "log_error_verbosity": "terse",
+}
+_RIGHTS_ON_PARAMETERS = 150_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +74,7 @@ class Connector:
         self._tls = tls(self.target, settings)
         self._pinned: dict[str, str] = {}
         """What the server's release has beside `_PINNED`, as far as it is known."""
-        self._untracked: dict[str, str] = {}
+        self._quiet: dict[str, str] = {}
         self._cluster = ""
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
@@ -86,19 +93,19 @@ class Connector:
     async def _settled(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
         """A connection with what its server's release and our login allow to be set; the first connection tells.
 
-        It can only be asked for at the start, lest RESET ALL undoes it. Part of it keeps our statements out of
-        `pg_stat_statements`: each on a role counts as a new one there, so soon none of the application's would be left.
+        It can only be asked for at the start, lest RESET ALL undoes it.
         """
         try:
             session = await self._connect_to(host, port, purpose, database)
         except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError):
-            if not self._untracked and not self._pinned:
+            if not self._quiet and not self._pinned:
                 raise
-            self._untracked, self._pinned = {}, {}
+            self._quiet, self._pinned = {}, {}
             session = await self._connect_to(host, port, purpose, database)
-        if self._untracked or not session.greeting.superuser:
+        quiet = await _quiet(session)
+        if quiet == self._quiet:
             return session
-        self._untracked = dict(_UNTRACKED)
+        self._quiet = quiet
         await session.wire.close(timeout=_HOST_TIMEOUT_S)
         return await self._connect_to(host, port, purpose, database)
 
@@ -135,7 +142,7 @@ class Connector:
                 "lock_timeout": f"{purpose.lock_timeout_ms}ms",
                 **purpose.settings,
                 **self._pinned,
-                **self._untracked,
+                **self._quiet,
             },
         )
 
@@ -151,6 +158,16 @@ class Connector:
 def _pinned_on(wire: Wire) -> dict[str, str]:
     major = wire.get_server_version().major
     return {name: value for release, settings in _PINNED_FROM.items() if major >= release for name, value in settings.items()}
+
+
+async def _quiet(session: Session) -> dict[str, str]:
+    """What of `_QUIET` our login may set: a superuser all, others what they were given the right to (15 and later)."""
+    if session.greeting.superuser:
+        return dict(_QUIET)
+    if session.greeting.number < _RIGHTS_ON_PARAMETERS:
+        return {}
+    rows = await session.wire.fetch(QUERIES["may_set"], list(_QUIET), timeout=_HOST_TIMEOUT_S)
+    return {row["name"]: _QUIET[row["name"]] for row in rows}
 
 
 async def _writable(wire: Wire) -> Greeting:

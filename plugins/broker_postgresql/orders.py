@@ -1,9 +1,10 @@
 """Running a role's own statements so that nothing leaks and nothing escapes.
 
 The statements travel as values of settings (parameters of a prepared query), and a block whose text is always the same runs them:
-so neither `pg_stat_activity`, nor `pg_stat_statements`, nor the server's log shows a password or verifier. Inside the block COMMIT,
-ROLLBACK and SAVEPOINT are refused by the server, a changed role is seen, and in the end what the statements SET is reset. Each order
-is a subtransaction of its own: one that fails leaves nothing and hurts no other.
+so neither `pg_stat_activity`, nor `pg_stat_statements`, nor the server's log shows a password or verifier. A log that holds parameters
+too shows a placeholder in their place (see `veil`). Inside the block COMMIT, ROLLBACK and SAVEPOINT are refused by the server, a changed
+role is seen, and in the end what the statements SET is reset. Each order is a subtransaction of its own: one that fails leaves nothing
+and hurts no other.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from broker.errors import EngineError
+from broker.secret import random_text
 from broker_postgresql.quoting import identifier
 from broker_postgresql.session import NOTHING_GRANTED, NOTHING_REVOKED, Notice, Session
+from broker_postgresql.veil import NEW_KEY, SETTING
 
 TAKEN = "BR001"
 ESCAPED = "BR002"
@@ -25,7 +29,18 @@ ADVISORY_KEY = 0x62726F6B6572
 """`broker`: held while statements run that grant on objects, once such statements have collided."""
 _FINE = "00000"
 _ANSWER = re.compile(r"broker (\d+) ([0-9A-Z]{5}) (.*)", re.DOTALL)
-_SEND = "SELECT set_config('broker.' || k, v, false) FROM unnest($1::text[], $2::text[]) AS s (k, v)"
+# $1 keys, $2 values, $3 the place in the list of secrets of the one that belongs to each, $4 what stands for it, $5 and $6 that list
+# under its veil. Answers 0 where the server has lost the veil's key.
+_SEND = f"""WITH unveiled AS MATERIALIZED (
+  SELECT string_to_array(convert_from(substr(varbit_send($5::varbit OPERATOR(pg_catalog.#) (
+    'x' || left(string_agg(pad, '' ORDER BY number), length($5::varbit) / 4))::varbit), 5), 'UTF8'), chr(10)) AS secrets
+  FROM generate_series($6::bigint, $6::bigint + length($5::varbit) / 256) AS number,
+       encode(sha256(decode(nullif(current_setting('{SETTING}', true), ''), 'hex') || int8send(number)), 'hex') AS pad
+)
+SELECT count(set_config('broker.' || k, replace(v, $4::text, coalesce(secrets[place], '')), false))
+FROM unveiled, unnest($1::text[], $2::text[], $3::int[]) AS s (k, v, place)
+WHERE secrets IS NOT NULL"""  # noqa: S608 - of our own constant
+_MARKS = "abcdefghijklmnopqrstuvwxyz"
 _SCHEMAS = "SET LOCAL search_path = public, pg_temp;\n"
 """For the role's statements alone: theirs are written for an ordinary session, everything else names its schema."""
 
@@ -33,21 +48,24 @@ _SCHEMAS = "SET LOCAL search_path = public, pg_temp;\n"
 # order's number. Role look-ups go through to_regrole, since the view pg_roles alone takes 100 microseconds to plan.
 _FRAME = """DO $broker$
 DECLARE
+  key text := pg_catalog.current_setting('broker.key', true);
   login name := session_user;
   acting name := current_user;
   made oid;
 BEGIN
   {lock}{sections}
   RESET ALL;
+  PERFORM pg_catalog.set_config('broker.key', key, false);
 END $broker$"""
 _NO_SUPERUSER = "the user would be, or could become, a superuser, which nothing could contain"
 _LOCK = f"PERFORM pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY});"
+# OTHERS are all errors but this one, whose context would be logged with the statement in it.
 _SECTION = """BEGIN
     {before}
     EXECUTE pg_catalog.current_setting('broker.v#');
     {after}
     RAISE INFO 'broker # 00000 %', made;
-  EXCEPTION WHEN OTHERS THEN
+  EXCEPTION WHEN query_canceled OR OTHERS THEN
     {failed}
   END;"""
 _FREE = f"""IF pg_catalog.to_regrole(pg_catalog.current_setting('broker.n#')) IS NOT NULL THEN
@@ -124,17 +142,39 @@ async def run_orders(session: Session, orders: Sequence[Order], *, serial: bool)
     `serial` keeps all who ask for it from running at the same time. Raises what the driver raises when the server
     itself fails, and has then done none of them.
     """
-    values: dict[str, str] = {}
-    for place, order in enumerate(orders):
-        values |= {f"{key}{place}": value for key, value in _values(order).items()}
-    await session.rows(_SEND, list(values), list(values.values()))
+    await _send(session, orders)
     kinds = tuple((order.oid is None, bool(order.statements)) for order in orders)
     return _answers(await session.run(_block(kinds, serial)), len(orders))
 
 
-def _values(order: Order) -> dict[str, str]:
+async def _send(session: Session, orders: Sequence[Order]) -> None:
+    """Hands the orders' values over; the server may have lost the key of the veil, and is then given a new one."""
+    mark = f"[{random_text(20, _MARKS)}]"
+    keys, values, places = [], [], []
+    for place, order in enumerate(orders):
+        for key, value in _values(order, mark).items():
+            keys.append(f"{key}{place}")
+            values.append(value)
+            places.append(place + 1)
+    for _ in range(2):
+        if not session.veil.key:
+            [[key]] = await session.rows(NEW_KEY)
+            session.veil.take(key)
+        veiled = session.veil.cover([order.secret for order in orders])
+        [[sent]] = await session.rows(_SEND, keys, values, places, mark, veiled.bits, veiled.first)
+        if sent:
+            return
+        session.veil.key = b""
+    raise EngineError("the server did not keep the session's settings")
+
+
+def _values(order: Order, mark: str) -> dict[str, str]:
+    """What the statements of one order look for; `mark` stands where its secret belongs."""
     first, then = (_SCHEMAS + order.statements, order.ours) if order.statements else (order.ours, "")
-    return {"n": identifier(order.name), "v": first, "a": then, "s": order.secret, "o": str(order.oid or 0)}
+    if order.secret:
+        first, then = first.replace(order.secret, mark), then.replace(order.secret, mark)
+    secret = mark if order.secret else ""
+    return {"n": identifier(order.name), "v": first, "a": then, "s": secret, "o": str(order.oid or 0)}
 
 
 @lru_cache(maxsize=256)

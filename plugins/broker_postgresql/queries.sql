@@ -17,6 +17,10 @@ SELECT current_setting('server_version') AS version,
 FROM pg_roles r
 WHERE r.rolname = current_user
 
+-- :name may_set
+-- $1 settings that only a superuser may change, unless the right to was given.
+SELECT name FROM unnest($1::text[]) AS name WHERE has_parameter_privilege(name, 'SET')
+
 -- :name cluster
 -- Made by initdb; standbys and physical copies have it too. Every role may call this, unless an operator took that away.
 SELECT system_identifier::text FROM pg_control_system()
