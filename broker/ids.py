@@ -6,11 +6,11 @@ So the store needs no index with random keys, and nobody can guess one. A token 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import string
 
 from broker.clock import Clock
+from broker.mac import Mac
 from broker.model import Accessor, LeaseId, LeaseNumber, TokenNumber
 from broker.secret import Secret, random_text
 
@@ -45,7 +45,7 @@ class PublicIds:
     """Makes and checks lease ids and accessors under one MAC key (32 bytes)."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._keyed = Mac(key)
 
     def lease_id(self, path: str, number: LeaseNumber) -> LeaseId:
         """`path`, a slash, and the number authenticated together with the path."""
@@ -67,7 +67,7 @@ class PublicIds:
         return None if number is None else TokenNumber(number)
 
     def _mac(self, context: str, number: int) -> int:
-        digest = hmac.digest(self._key, f"{context}\x00{number}".encode(), hashlib.sha256)
+        digest = self._keyed.digest(f"{context}\x00{number}".encode())
         return int.from_bytes(digest[:10], "big") & ((1 << _MAC_BITS) - 1)
 
     def _public(self, context: str, number: int) -> str:

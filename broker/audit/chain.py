@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.mac import Mac
+
 _LABEL = b"broker/audit/chain/v1"
 _SUFFIX = re.compile(rb',"chain":\{"seq":([1-9][0-9]{0,18}),"mac":"([0-9a-f]{64})"\}\}\n\Z')
 SUFFIX_MAX = len(',"chain":{"seq":,"mac":""}}\n') + 19 + 64
@@ -65,10 +67,10 @@ class Chained:
 class Chain:
     """Makes and checks lines under one audit key (32 bytes)."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_keyed",)
 
     def __init__(self, key: bytes) -> None:
-        self._key = hmac.digest(key, _LABEL, "sha256")
+        self._keyed = Mac(Mac(key).digest(_LABEL))
 
     def extend(self, previous: Link, entries: Iterable[bytes]) -> tuple[Link, bytes]:
         """The entries as consecutive lines, and the link of the last; each entry must be one `is_entry` says yes to."""
@@ -86,7 +88,7 @@ class Chain:
         return chained.link if hmac.compare_digest(chained.link.mac, self._mac(previous, chained.entry)) else None
 
     def _mac(self, previous: Head, entry: bytes) -> bytes:
-        return hmac.digest(self._key, (previous.sequence + 1).to_bytes(8, "big") + previous.mac + entry, "sha256")
+        return self._keyed.digest((previous.sequence + 1).to_bytes(8, "big") + previous.mac + entry)
 
 
 def is_entry(entry: bytes) -> bool:

@@ -7,7 +7,6 @@ policies, metadata, display names, errors, and the strings under `CLEAR_KEYS`. E
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,6 +14,7 @@ from functools import lru_cache
 import orjson
 from msgspec import Struct
 
+from broker.mac import Mac
 from broker.secret import Secret
 
 _LABEL = b"broker/audit/value/v1"
@@ -28,18 +28,15 @@ CLEAR_KEYS = frozenset({"username", "lease_id"})
 class Hasher:
     """Turns a secret text into one that only tells equal from different; keyed, so that guessing needs the key."""
 
-    __slots__ = ("_begun",)
+    __slots__ = ("_mac",)
 
     def __init__(self, key: bytes) -> None:
-        # Begun once: to set up the key takes longer than to hash a short text.
-        self._begun = hmac.new(hmac.digest(key, _LABEL, "sha256"), digestmod="sha256")
+        self._mac = Mac(Mac(key).digest(_LABEL))
 
     def hash(self, text: str) -> str:
         """`hmac-sha256:` and 64 hex digits."""
         # JSON may carry lone surrogates, which plain UTF-8 refuses.
-        mac = self._begun.copy()
-        mac.update(text.encode("utf-8", "surrogatepass"))
-        return "hmac-sha256:" + mac.hexdigest()
+        return "hmac-sha256:" + self._mac.digest(text.encode("utf-8", "surrogatepass")).hex()
 
 
 class AuditAuth(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from broker.audit.entry import AuditAuth, Scribe
 from broker.identity.cache import Known, TokenCache
 from broker.identity.policies import granting
 from broker.ids import number_in_token
+from broker.mac import Mac
 from broker.model import Token, TokenNumber
 from broker.secret import Secret
 from broker.store.protocol import Store
@@ -22,12 +23,12 @@ class Callers:
     def __init__(self, store: Store, scribe: Scribe, key: bytes, cache: TokenCache) -> None:
         self._store = store
         self._scribe = scribe
-        self._key = key
+        self._mac = Mac(key)
         self._cache = cache
 
     def digest(self, text: Secret) -> bytes:
         """The keyed hash (HMAC-SHA256) that is stored instead of the token."""
-        return hmac.digest(self._key, text.reveal().encode(), "sha256")
+        return self._mac.digest(text.reveal().encode())
 
     async def find(self, text: Secret) -> Known | None:
         """The token, unless there is none or it has ended. Use-limited tokens always come from the store."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from broker.engines.protocol import User
+from broker.mac import Mac
 from broker.model import Lease, LeaseFacts, LeaseNumber, UserName
 
 _MAC_CHARS = 32
@@ -20,12 +18,12 @@ class Markers:
 
     def __init__(self, broker_id: str, key: bytes) -> None:
         self._prefix = f"broker:v1:{broker_id}:"
-        self._key = key
+        self._mac = Mac(key)
 
     def marker(self, number: LeaseNumber, name: UserName) -> str:
         """The marker of the user `name` of lease `number`."""
         body = f"{self._prefix}{number}"
-        mac = hmac.digest(self._key, f"{body}\x00{name}".encode(), hashlib.sha256).hex()
+        mac = self._mac.digest(f"{body}\x00{name}".encode()).hex()
         return f"{body}:{mac[:_MAC_CHARS]}"
 
     def user(self, number: LeaseNumber, facts: LeaseFacts) -> User:
