@@ -13,6 +13,7 @@ from broker.clock import stopwatch_s
 from broker.errors import DatabaseUnavailable
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier
+from broker_postgresql.veil import Veil
 
 Wire: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -71,6 +72,7 @@ class Session:
     """See `Health.cluster`."""
     notices: list[Notice] = field(default_factory=list)
     born_s: float = field(default_factory=stopwatch_s)
+    veil: Veil = field(default_factory=Veil)
     acting: str = ""
     """The role that it is set to; empty: our login itself."""
 
