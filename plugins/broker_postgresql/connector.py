@@ -90,6 +90,23 @@ class Connector:
                 refusals.append(f"{host}:{port}: {first_line(error) or type(error).__name__}")
         raise DatabaseUnavailable(f"{self._where}: no server to work with; {'; '.join(refusals)}")
 
+    async def connect_to_standby(self, host: str, port: int, purpose: Purpose) -> Session:
+        """A connection to the home database on one server of the cluster, whether or not it takes writes.
+
+        The cluster is the one that the connections for writing found, so one of those comes first. Raises `DatabaseUnavailable`, and what
+        the driver raises.
+        """
+        wire = await self._wire(host, port, purpose, self.target.database)
+        try:
+            session = Session(wire, await greet(wire), await cluster_of(wire, self.target.database))
+        except BaseException:
+            wire.terminate()
+            raise
+        if session.cluster == self._cluster:
+            return session
+        wire.terminate()
+        raise DatabaseUnavailable("the server belongs to another database cluster, and was left alone")
+
     async def _settled(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
         """A connection with what its server's release and our login allow to be set; the first connection tells.
 

@@ -35,6 +35,7 @@ from broker_postgresql.late import starting_with
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.scram import Stock
 from broker_postgresql.session import Greeting, Session
+from broker_postgresql.standbys import Standbys
 
 USERS_PER_BATCH = 256
 """Each drop takes an entry in the server's lock table, which the application shares."""
@@ -65,7 +66,9 @@ class Engine:
         self._clock = SystemClock()
         self._names = self._settings.names()
         where = f"connection {name}"
-        self._lanes = Lanes(where, self._settings, Connector(where, self._settings, origin))
+        connector = Connector(where, self._settings, origin)
+        self._lanes = Lanes(where, self._settings, connector)
+        self._standbys = Standbys(self._settings.standbys, connector, self._lanes)
         self._stock = Stock(new_password, self._settings.scram_iterations)
         self._server_clock: tuple[int, float] | None = None
         self._hidden = Hidden()
@@ -85,6 +88,7 @@ class Engine:
     async def open(self) -> Health:
         """See `Engine.open`."""
         self._lanes.reopen()
+        self._standbys.reopen()
         return await self.health()
 
     async def close(self) -> None:
@@ -93,6 +97,7 @@ class Engine:
         with contextlib.suppress(EngineError, TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
                 await self._lanes.farewell(self._origin)
+        self._standbys.close()
         await self._lanes.close()
 
     async def health(self) -> Health:
@@ -147,7 +152,8 @@ class Engine:
 
     async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.end_sessions`."""
-        return await self._stage(users, partial(revoke.end_sessions, hidden=self._hidden))
+        ended = await self._stage(users, partial(revoke.end_sessions, hidden=self._hidden))
+        return await self._standbys.follow(users, ended)
 
     async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.release`."""
@@ -159,12 +165,13 @@ class Engine:
 
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.prove_absent`."""
-        return await self._stage(users, revoke.prove_absent)
+        return await self._standbys.follow(users, await self._stage(users, revoke.prove_absent))
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""
         async with self._lanes.revoking.session() as session:
-            return await sweep.sweep(session)
+            swept = await sweep.sweep(session)
+        return [*swept, *await self._standbys.sweep()]
 
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`. Page by page, so no transaction stays open while the caller works."""

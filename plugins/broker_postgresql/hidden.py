@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.clock import stopwatch_s
-from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Session
 
@@ -47,23 +46,23 @@ class Hidden:
     def __init__(self) -> None:
         self._since_s: dict[Login, float] = {}
 
-    async def end(self, session: Session, users: Sequence[Present]) -> Found:
-        """Ends the users' hidden logins and waits until they are seen gone; nobody else's.
+    async def end(self, session: Session, oids: Sequence[int]) -> Found:
+        """Ends the hidden logins of the users of these OIDs and waits until they are seen gone; nobody else's.
 
         One query where nobody is just logging in. Must come before the look at the sessions: a login may show itself in between, and then
         counts as a session. Raises what the driver raises.
         """
-        if not users:
+        if not oids:
             return Found()
         begun_s = stopwatch_s()
         first = logins = await self._look(session)
         while any(self._young(login, begun_s) for login in logins):
             await asyncio.sleep(_PAUSE_S)
             logins = await self._look(session) & first
-        return await self._tell_apart(session, users, logins) if logins else Found()
+        return await self._tell_apart(session, oids, logins) if logins else Found()
 
-    async def _tell_apart(self, session: Session, users: Sequence[Present], logins: set[Login]) -> Found:
-        ended, untold = await _end_as_each(session, [one.oid for one in users], [pid for pid, _ in logins])
+    async def _tell_apart(self, session: Session, oids: Sequence[int], logins: set[Login]) -> Found:
+        ended, untold = await _end_as_each(session, oids, [pid for pid, _ in logins])
         going = {login for login in logins if login[0] in ended}
         deadline_s = stopwatch_s() + _LIMIT_S
         while going and stopwatch_s() < deadline_s:

@@ -301,6 +301,17 @@ FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
 WHERE c.relowner = $1::oid AND $1::oid = ANY (p.polroles)
 LIMIT $2
 
+-- :name position
+-- How far a server that takes writes has written its log, and since when it runs.
+SELECT pg_current_wal_flush_lsn()::text AS lsn, pg_postmaster_start_time()::text AS started
+
+-- :name standby
+-- How a standby stands: what it has replayed ($1 position of the log to be reached), and who of $2 (OIDs) could still log in.
+SELECT pg_is_in_recovery() AS standby, pg_postmaster_start_time()::text AS started,
+       coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false) AS caught_up,
+       coalesce(pg_wal_lsn_diff($1::text::pg_lsn, pg_last_wal_replay_lsn()), 0)::bigint AS behind,
+       ARRAY(SELECT r.oid FROM pg_roles r WHERE r.oid = ANY ($2::oid[]) AND r.rolcanlogin) AS open
+
 -- :name logins_in_progress
 -- Processes that hold or await the lock of a starting session on its database and show no user yet. Prepared transactions have no pid.
 SELECT l.pid, l.virtualtransaction AS attempt
@@ -329,16 +340,13 @@ BEGIN
       END IF;
       IF one.shares THEN
         FOR membership IN
-          SELECT m.roleid::regrole AS role, CASE WHEN current_setting('server_version_num')::int >= 160000
-              THEN 'GRANTED BY ' || m.grantor::regrole ELSE '' END AS granted_by, g.oid::regrole AS grantor,
-            current_setting('server_version_num')::int >= 160000 AND g.rolcreaterole AND NOT g.rolcanlogin AS by_creator
-          FROM pg_auth_members m LEFT JOIN pg_roles g ON g.oid = m.grantor WHERE m.member = one.oid
+          SELECT m.roleid::regrole AS role, m.grantor::regrole AS grantor FROM pg_auth_members m WHERE m.member = one.oid
         LOOP
-          IF membership.by_creator THEN
-            -- Only the creator that granted it may take it back.
+          -- From 16 on only who granted it takes it back; before, the grantor is a mere note.
+          IF current_setting('server_version_num')::int >= 160000 THEN
             EXECUTE format('SET LOCAL ROLE %s', membership.grantor);
           END IF;
-          EXECUTE format('REVOKE %s FROM %I %s CASCADE', membership.role, one.rolname, membership.granted_by);
+          EXECUTE format('REVOKE %s FROM %I CASCADE', membership.role, one.rolname);
         END LOOP;
       END IF;
       EXECUTE format('SET LOCAL ROLE %I', one.rolname);

@@ -105,10 +105,11 @@ async def prove_absent(session: Session, users: Sequence[User]) -> list[Outcome]
 
 
 async def _end_hidden(session: Session, present: Sequence[Present], hidden: Hidden, results: Results) -> None:
-    found = await hidden.end(session, present)
+    oids = [one.oid for one in present]
+    found = await hidden.end(session, oids)
     if found.untold:
         await join(session, [one for one in present if one.oid in found.untold])
-        found = await hidden.end(session, present)
+        found = await hidden.end(session, oids)
     for one in present:
         if one.oid in found.going:
             results.fail(one.user, UserRemains(_HIDES))

@@ -17,6 +17,15 @@ _LONG_PAUSE_S = 0.1
 _SIGNAL_AGAIN_S = 1.0
 
 
+async def tell(session: Session, oids: Sequence[int]) -> bool:
+    """Tells all sessions of these OIDs to end, without waiting; whether the server let us."""
+    try:
+        await session.rows(QUERIES["terminate_sessions"], oids)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    return True
+
+
 async def end(session: Session, oids: Sequence[int], limit_s: float = _LIMIT_S) -> dict[int, int]:
     """Ends all sessions of these OIDs and waits until they are seen gone; answers how many remain after `limit_s`, by OID.
 
@@ -29,20 +38,11 @@ async def end(session: Session, oids: Sequence[int], limit_s: float = _LIMIT_S) 
         if stopwatch_s() - signalled_s > _SIGNAL_AGAIN_S:
             signalled_s = stopwatch_s()
             # Without its time-out argument it does not wait, pid by pid.
-            if not await _signal(session, list(remaining)):
+            if not await tell(session, list(remaining)):
                 return remaining
         await asyncio.sleep(_PAUSES_S[turn] if turn < len(_PAUSES_S) else _LONG_PAUSE_S)
         turn += 1
     return {}
-
-
-async def _signal(session: Session, oids: Sequence[int]) -> bool:
-    """Whether the server let us."""
-    try:
-        await session.rows(QUERIES["terminate_sessions"], oids)
-    except asyncpg.InsufficientPrivilegeError:
-        return False
-    return True
 
 
 async def _count(session: Session, oids: Sequence[int]) -> dict[int, int]:

@@ -12,7 +12,7 @@ from broker.engines.usernames import UserNameTemplate
 from broker.errors import InvalidRequest
 from broker.model import Json
 from broker.secret import Secret
-from broker_postgresql.target import Target, holds_password, masked, read_target
+from broker_postgresql.target import Target, holds_password, masked, read_hosts, read_target
 
 NAME_BYTES = 63
 """PostgreSQL cuts longer names (NAMEDATALEN - 1)."""
@@ -44,6 +44,9 @@ def _text(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Hidden = Annotated[Secret, BeforeValidator(_secret)]
+Servers = Annotated[
+    tuple[tuple[str, int], ...], BeforeValidator(lambda value: read_hosts("" if value is None else value, "standbys"))
+]
 Seconds = Annotated[int, BeforeValidator(lambda value: parse_seconds(value, field="max_connection_lifetime"))]
 
 
@@ -60,6 +63,11 @@ class ConnectionSettings(BaseModel):
     )
     username: Text = Field("", max_length=NAME_BYTES, description="The broker's own login.")
     password: Hidden = Field(default_factory=lambda: Secret(""), description="Its password; never shown again.")
+    standbys: Servers = Field(
+        (),
+        description="Hot standbys of the server, `host:port` each, in a list or with commas between; same login, same TLS. A revocation"
+        " ends sessions there too and is done only then. One that is the primary meanwhile is left out.",
+    )
     max_open_connections: int = Field(
         0, ge=0, le=1000, description="The most connections to the server, all uses together; 0 takes 4."
     )

@@ -14,9 +14,7 @@ _POWERLESS = "the broker's login may not end sessions of users that are no more,
 
 
 async def sweep(session: Session, place: str = "") -> list[Swept]:
-    """Ends such sessions on one server, which answers name as `place`; says, found or not, when our login may not. Raises what the driver
-    raises.
-    """
+    """Ends such sessions on one server, named `place`; says, found or not, when our login may not. Raises what the driver raises."""
     able = session.greeting.superuser or session.greeting.signals
     rows = await session.rows(QUERIES["abandoned"])
     # Whoever is found again was no user made and logged in while the first query ran.

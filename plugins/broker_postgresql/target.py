@@ -99,6 +99,17 @@ def masked(url: str) -> str:
     return _QUERY_WORD.sub(lambda word: f"{word[1]}{word[2]}={_MASKED}" if _is_secret(unquote(word[2])) else word[0], shown)
 
 
+def read_hosts(written: object, field: str) -> tuple[tuple[str, int], ...]:
+    """Servers written as `host:port`, in a list or with commas between; the port may be left out. Raises `InvalidRequest`."""
+    parts = written.split(",") if isinstance(written, str) else written
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts) or len(parts) > _MOST_HOSTS:
+        raise InvalidRequest(f"{field}: a list of host:port is needed, of at most {_MOST_HOSTS}")
+    named = [_host_and_port(part.strip(), field) for part in parts if part.strip()]
+    if not all(host for host, _ in named):
+        raise InvalidRequest(f"{field}: a host is missing; write host:port")
+    return tuple((host, _number(port or str(_DEFAULT_PORT), "port", 1, 65_535, field)) for host, port in named)
+
+
 def _is_secret(name: str) -> bool:
     """Whether a word of a connection string is one that nobody may read back: `password`, `sslpassword`, `passfile` ..."""
     return "pass" in name.lower()
@@ -133,10 +144,10 @@ def _parts(url: str) -> re.Match[str]:
     return parts
 
 
-def _host_and_port(part: str) -> tuple[str, str]:
+def _host_and_port(part: str, field: str = _FIELD) -> tuple[str, str]:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::(\d*))?", part, re.ASCII)
     if match is None:
-        raise InvalidRequest(f"{_FIELD}: a host is not readable; write host:port, and IPv6 addresses in brackets")
+        raise InvalidRequest(f"{field}: a host is not readable; write host:port, and IPv6 addresses in brackets")
     return unquote(match[1].strip("[]")), match[2] or ""
 
 
@@ -183,7 +194,7 @@ def _sslmode(words: Mapping[str, str]) -> SslMode:
     return mode
 
 
-def _number(text: str, name: str, least: int, most: int) -> int:
+def _number(text: str, name: str, least: int, most: int, field: str = _FIELD) -> int:
     if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or not least <= int(text) <= most:
-        raise InvalidRequest(f"{_FIELD}: {name} must be a number from {least} to {most}")
+        raise InvalidRequest(f"{field}: {name} must be a number from {least} to {most}")
     return int(text)

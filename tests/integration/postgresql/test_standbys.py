@@ -161,8 +161,9 @@ async def test_lagging_standby_keeps_the_revocation_open(pair: Pair) -> None:
     wire = await pair.session(user.name, password)
     await pair.there.execute("SELECT pg_wal_replay_pause()")
     try:
-        [error] = (await scene.remove([user]))["end_sessions"]
-        assert "has not replayed yet that the user's login is off" in str(error)
+        await scene.engine.disable([user])
+        [ended] = await scene.engine.end_sessions([user])
+        assert "has not replayed yet that the user's login is off" in str(ended.error)
         if not scene.place.limited:
             with pytest.raises(CLOSED):
                 await wire.fetchval("SELECT 1")
