@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, ShortText, StringList, Wire
+from broker.api.fields import (
+    NAME_CHARS,
+    CommaList,
+    DurationSeconds,
+    KeyValues,
+    LenientBool,
+    LenientInt,
+    ShortText,
+    StringList,
+    Wire,
+    boolean,
+)
 from broker.errors import InvalidRequest
 
 PREPARED_USERS = 10_000
@@ -73,6 +84,59 @@ class RoleWrite(Wire):
         if value not in ("", "password"):
             raise InvalidRequest("credential_type: not supported; allowed is password")
         return "password"
+
+
+def _explicit(value: object, info: ValidationInfo) -> bool:
+    # Nobody who writes `?dry_run` means that it shall be deleted.
+    if value == "":
+        raise InvalidRequest(f"{info.field_name}: empty; allowed are true and false")
+    return boolean(value, info.field_name or "value")
+
+
+class Deletion(Wire):
+    """How a role or a connection is deleted."""
+
+    dry_run: Annotated[bool, BeforeValidator(_explicit)] = Field(
+        default=False, description="Whether to delete nothing and to answer what a deletion would do."
+    )
+    drain: Annotated[bool, BeforeValidator(_explicit)] = Field(
+        default=False, description="Whether live leases are revoked, in the background; otherwise they live on to their end."
+    )
+
+    def understood(self) -> Deletion:
+        """Itself. Raises `InvalidRequest` for a field that it does not know: it may be `dry_run` misspelt."""
+        for field in self.unknown():
+            raise InvalidRequest(f"{field[:NAME_CHARS]}: unknown; a deletion takes dry_run and drain")
+        return self
+
+
+class Held(BaseModel):
+    """What a role holds."""
+
+    live_leases: int = Field(description="Leases whose users exist: active, being made, or being revoked.")
+    prepared_users: int = Field(description="Users that are kept ready.")
+
+
+class RoleOutlook(Held):
+    """What a deletion of a role would do."""
+
+    role: str = Field(description="Name of the role.")
+    exists: bool = Field(description="Whether there is such a role; of one that was deleted, leases may be left.")
+    connection: str = Field(description="The connection that it uses.")
+    leases_revoked: int = Field(description="How many of the live leases would be revoked: all with `drain`, else none.")
+    latest_expiry: str | None = Field(description="When the last active lease ends by itself, as they stand now; null: none.")
+
+
+class ConnectionOutlook(Held):
+    """What a deletion of a connection would do."""
+
+    connection: str = Field(description="Name of the connection.")
+    exists: bool = Field(
+        description="Whether there is such a connection; of one that was deleted or moved, leases may be left."
+    )
+    roles: dict[str, Held] = Field(description="The roles that use it. They stay, and can issue nothing without it.")
+    leases_revoked: int = Field(description="How many of the live leases would be revoked: all with `drain`, else none.")
+    latest_expiry: str | None = Field(description="When the last active lease ends by itself, as they stand now; null: none.")
 
 
 class ConnectionShown(BaseModel):

@@ -35,8 +35,10 @@ from broker.leases import records
 from broker.leases.backlog import BacklogWatch
 from broker.leases.bursts import BurstWatch
 from broker.leases.clockwatch import ClockWatch
+from broker.leases.drain import Drainer
 from broker.leases.expire import Expirer
 from broker.leases.issue import Issuer
+from broker.leases.outlook import Outlooks
 from broker.leases.parts import Parts
 from broker.leases.prepare import Pools, Refill
 from broker.leases.pump import Pump
@@ -153,6 +155,7 @@ class LeaseRoom:
     sweeper: Sweeper
     backlog: BacklogWatch
     bursts: BurstWatch
+    drainer: Drainer
 
 
 def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextlib.AsyncExitStack) -> LeaseRoom:
@@ -182,6 +185,7 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
         sweeper=sweeper,
         backlog=BacklogWatch(parts),
         bursts=BurstWatch(parts),
+        drainer=Drainer(parts),
     )
 
 
@@ -228,6 +232,10 @@ def recurring(ground: Ground, leases: LeaseRoom, tokens: Tokens) -> Jobs:
         await clockwatch.look()
         return LONGEST_SLEEP_MS
 
+    async def drain() -> int:
+        await leases.drainer.run()
+        return LONGEST_SLEEP_MS
+
     async def watch() -> int:
         await leases.backlog.look()
         await leases.bursts.look()
@@ -243,6 +251,7 @@ def recurring(ground: Ground, leases: LeaseRoom, tokens: Tokens) -> Jobs:
             Job("tokens", end_tokens),
             Job("refill", refill_pools),
             Job("settle", settle),
+            Job("drain", drain),
             Job("watch", watch),
             Job("tidy", tidy),
             Job("sweep", leases.sweeper.run),
@@ -260,6 +269,8 @@ def services(ground: Ground, catalog: Catalog, leases: LeaseRoom, identity: Iden
         revoker=Revoker(leases.parts, leases.expirer),
         query=Query(leases.parts),
         backlog=leases.backlog,
+        outlooks=Outlooks(leases.parts),
+        drainer=leases.drainer,
         tidier=leases.tidier,
         metrics=ground.metrics,
         clock=ground.clock,

@@ -101,6 +101,7 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
     jobs = recurring(ground, leases, identity.tokens)
     leases.parts.wake_expiry = lambda: jobs.wake("expire")
     await leases.refill.forget_unknown_roles()
+    await leases.drainer.take_over()
     door = make_door(services(ground, catalog, leases, identity))
     listener = await Listener.open(door, config.server)
     jobs.start()

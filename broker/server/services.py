@@ -10,7 +10,9 @@ from broker.clock import Clock
 from broker.identity.gate import Gate
 from broker.identity.tokens import Tokens
 from broker.leases.backlog import BacklogWatch
+from broker.leases.drain import Drainer
 from broker.leases.issue import Issuer
+from broker.leases.outlook import Outlooks
 from broker.leases.query import Query
 from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
@@ -43,6 +45,8 @@ class Services:
     revoker: Revoker
     query: Query
     backlog: BacklogWatch
+    outlooks: Outlooks
+    drainer: Drainer
     tidier: Tidier
     metrics: Metrics
     clock: Clock

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from broker.api.database import ConnectionShown, ConnectionWrite, Credentials, RoleShown, RoleWrite
+from broker.api.database import (
+    ConnectionOutlook,
+    ConnectionShown,
+    ConnectionWrite,
+    Credentials,
+    Deletion,
+    Held,
+    RoleOutlook,
+    RoleShown,
+    RoleWrite,
+)
 from broker.api.envelope import Keys
 from broker.api.fields import short_text
-from broker.audit.entry import AuditResponse
+from broker.audit.entry import AuditResponse, rfc3339
 from broker.errors import NotFound
 from broker.leases.issue import Ask, Issued
+from broker.leases.outlook import Outlook
 from broker.server.mounts import DATABASE, mount_of
 from broker.server.router import Access, Call, Reply, Table
 
 TABLE = Table()
 _MOUNT = mount_of(DATABASE)
+_DRAINING = Reply(status=202)
+_DELETED = (200, 202, 204)
+"""After a dry run; where leases are drained in the background; else."""
 
 
 @TABLE.add(
@@ -41,9 +55,15 @@ async def list_connections(call: Call) -> Reply:
     return listed(call.services.catalog.connection_names())
 
 
-@TABLE.add("delete", "database/config/{name}")
+@TABLE.add("delete", "database/config/{name}", takes=Deletion, gives=ConnectionOutlook, statuses=_DELETED)
 async def delete_connection(call: Call) -> Reply:
-    """Deletes a connection; its leases live on to their end."""
+    """Deletes a connection; its leases live on to their end, or are drained. Or says what that would do."""
+    how = call.decode(Deletion).understood()
+    if how.dry_run:
+        return _connection_outlook(call.name, await call.services.outlooks.of_connection(call.name), how)
+    if how.drain:
+        await call.services.drainer.delete_connection(call.name)
+        return _DRAINING
     await call.services.catalog.delete_connection(call.name)
     return Reply()
 
@@ -79,9 +99,15 @@ async def list_roles(call: Call) -> Reply:
     return listed(call.services.catalog.role_names())
 
 
-@TABLE.add("delete", "database/roles/{name}")
+@TABLE.add("delete", "database/roles/{name}", takes=Deletion, gives=RoleOutlook, statuses=_DELETED)
 async def delete_role(call: Call) -> Reply:
-    """Deletes a role; its leases live on to their end."""
+    """Deletes a role; its leases live on to their end, or are drained. Or says what that would do."""
+    how = call.decode(Deletion).understood()
+    if how.dry_run:
+        return _role_outlook(call.name, await call.services.outlooks.of_role(call.name), how)
+    if how.drain:
+        await call.services.drainer.delete_role(call.name)
+        return _DRAINING
     await call.services.catalog.delete_role(call.name)
     return Reply()
 
@@ -97,6 +123,36 @@ async def read_credentials(call: Call) -> Reply:
         data={"username": issued.username, "password": issued.password.reveal()},
         warnings=issued.warnings,
     )
+
+
+def _role_outlook(name: str, outlook: Outlook, how: Deletion) -> Reply:
+    shown = RoleOutlook(
+        role=name,
+        exists=outlook.exists,
+        connection=outlook.connection,
+        live_leases=outlook.holdings.live,
+        leases_revoked=outlook.holdings.live if how.drain else 0,
+        prepared_users=outlook.holdings.prepared,
+        latest_expiry=_time(outlook.last_end_ms),
+    )
+    return Reply(data=shown.model_dump())
+
+
+def _connection_outlook(name: str, outlook: Outlook, how: Deletion) -> Reply:
+    shown = ConnectionOutlook(
+        connection=name,
+        exists=outlook.exists,
+        roles={role: Held(live_leases=held.live, prepared_users=held.prepared) for role, held in outlook.roles.items()},
+        live_leases=outlook.holdings.live,
+        leases_revoked=outlook.holdings.live if how.drain else 0,
+        prepared_users=outlook.holdings.prepared,
+        latest_expiry=_time(outlook.last_end_ms),
+    )
+    return Reply(data=shown.model_dump())
+
+
+def _time(at_ms: int | None) -> str | None:
+    return None if at_ms is None else rfc3339(at_ms)
 
 
 def _ask(call: Call) -> Ask:

@@ -62,6 +62,11 @@ def hasten(db: sqlite3.Connection, now_ms: int, which: Which, *, limit: int) -> 
     return sum(db.execute(SQL["hasten"], line | {"now": now_ms, "limit": limit}).rowcount for line in which.lines(db))
 
 
+def end_connection(db: sqlite3.Connection, now_ms: int, connection: ConnectionNumber, *, limit: int) -> int:
+    """Moves up to `limit` active leases of a connection to revoking; answers how many."""
+    return db.execute(SQL["end_connection"], {"connection": connection, "now": now_ms, "limit": limit}).rowcount
+
+
 def tidy(db: sqlite3.Connection, now_ms: int, limit: int) -> int:
     """See `Store.tidy`."""
     numbers = _due(db, Which((LeaseState.GONE,)), now_ms, limit)

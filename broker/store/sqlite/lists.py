@@ -53,6 +53,18 @@ def live_paths(db: sqlite3.Connection, cipher: Cipher) -> Sequence[str]:
     return sorted(cipher.open_path(*row) for row in db.execute(SQL["live_paths"]))
 
 
+def last_end_ms(db: sqlite3.Connection, family: int, *, after: int, limit: int) -> tuple[int | None, int | None]:
+    """The latest end of the active among the next `limit` live leases of a path, and the number of the last of them; None: no more."""
+    latest, last = db.execute(SQL["last_of_family"], {"family": family, "after": after, "limit": limit}).fetchone()
+    return latest, last
+
+
+def last_end_at_ms(db: sqlite3.Connection, connection: ConnectionNumber) -> int | None:
+    """See `Store.last_end_at_ms`."""
+    latest: int | None = db.execute(SQL["last_of_connection"], {"connection": connection}).fetchone()[0]
+    return latest
+
+
 def crowded_paths(db: sqlite3.Connection, cipher: Cipher, least: int) -> Mapping[str, int]:
     """See `Store.crowded_paths`."""
     return {cipher.open_path(family, path): live for family, path, live in db.execute(SQL["crowded_paths"], {"least": least})}

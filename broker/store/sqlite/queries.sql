@@ -152,6 +152,23 @@ UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0,
     ORDER BY number LIMIT :limit
 ) RETURNING number;
 
+-- name: end_connection
+UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
+    SELECT number FROM lease WHERE connection = :connection AND state = 3 LIMIT :limit
+);
+
+-- name: last_of_connection
+SELECT max(due) FROM lease WHERE connection = :connection AND state = 3;
+
+-- name: last_of_family
+-- Of a page, beyond which `number` leads on.
+SELECT max(CASE WHEN state = 3 THEN due END), max(number) FROM (
+    SELECT state, due, number FROM lease WHERE family = :family AND live = 1 AND number > :after ORDER BY number LIMIT :limit
+);
+
+-- name: live_of_family
+SELECT live FROM path WHERE family = :family;
+
 -- name: numbers_of_family
 SELECT number FROM lease
 WHERE family = :family AND live = 1 AND number > :after ORDER BY number LIMIT :limit;

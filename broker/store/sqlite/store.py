@@ -49,6 +49,9 @@ from broker.store.sqlite.writer import Writer
 _ROWS_PER_COMMIT = 500
 """Changes without a known number of rows are made in commits of so many, that others' writes go between."""
 
+_ROWS_PER_SCAN = 5_000
+"""Reads of a known path that look at each row go by so many, so that others' reads go between."""
+
 
 class SqliteStore:
     """Meets `Store`. Made by `open`; belongs to the event loop that opened it."""
@@ -188,6 +191,13 @@ class SqliteStore:
                 ended += await self._end_path(path)
         return ended
 
+    async def end_at(self, connection: ConnectionNumber) -> int:
+        """See `Store.end_at`. Done in several commits where there are many."""
+        total = 0
+        while ended := await self._writer.do(due.end_connection, connection, limit=_ROWS_PER_COMMIT):
+            total += ended
+        return total
+
     async def list_pools(self) -> Sequence[str]:
         """See `Store.list_pools`."""
         return await self._reader.scan(lists.pool_paths, self._cipher)
@@ -199,6 +209,24 @@ class SqliteStore:
     async def crowded_paths(self, least: int) -> Mapping[str, int]:
         """See `Store.crowded_paths`."""
         return await self._reader.scan(lists.crowded_paths, self._cipher, least)
+
+    async def live_size(self, path: str) -> int:
+        """See `Store.live_size`."""
+        row = self._reader.row(SQL["live_of_family"], {"family": self._cipher.family(path)})
+        return 0 if row is None else int(row[0])
+
+    async def last_end_ms(self, path: str) -> int | None:
+        """See `Store.last_end_ms`."""
+        family, ends = self._cipher.family(path), list[int]()
+        latest, last = await self._reader.scan(lists.last_end_ms, family, after=0, limit=_ROWS_PER_SCAN)
+        while last is not None:
+            ends += [] if latest is None else [latest]
+            latest, last = await self._reader.scan(lists.last_end_ms, family, after=last, limit=_ROWS_PER_SCAN)
+        return max(ends, default=None)
+
+    async def last_end_at_ms(self, connection: ConnectionNumber) -> int | None:
+        """See `Store.last_end_at_ms`."""
+        return await self._reader.scan(lists.last_end_at_ms, connection)
 
     async def list_leases(self, path: str, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
         """See `Store.list_leases`."""

@@ -240,7 +240,7 @@ class Judge:
 
     def _chosen(self, request: Request) -> bool:
         """Whether the caller asked for the status."""
-        return "activecode=" in request.path
+        return "activecode=" in request.path or "maxoverdue=" in request.path
 
     def _mistakes(self, response: Mapping[str, Any], answer: Any) -> Sequence[str]:
         if "$ref" in response:

@@ -8,9 +8,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from broker.model import LeaseState, Stage
+from broker.secret import Secret
 from broker.store.protocol import Backlog, Step
 
 HOUR_MS = 3_600_000
+PATH = "database/creds/app"
 ACTIVE = (LeaseState.ACTIVE,)
 
 
@@ -201,3 +203,40 @@ async def test_a_batch_that_is_gone_leaves_no_backlog(book: Any) -> None:
     step = Step(numbers=numbers, epoch=1, expect=ACTIVE, to=LeaseState.GONE, stage=Stage.ABSENT, due_in_ms=HOUR_MS)
     assert len(await book.store.step(step)) == 3
     assert await book.store.backlog(at_most=9) == Backlog(0, None)
+
+
+async def test_leases_of_a_connection_end_together(book: Any) -> None:
+    """All its active ones and no others, due now, without password; what is being revoked keeps its place."""
+    token = await book.token()
+    mine = [await book.active(token, f"m/creds/{name}", facts=book.facts(password=Secret("kept"))) for name in "ab"]
+    waiting = await book.reserved(token)
+    await book.moved(waiting, LeaseState.RESERVED, LeaseState.REVOKING, due_in_ms=HOUR_MS)
+    pooled, other = await book.pooled(), await book.active(token, connection=2)
+    assert await book.store.end_at(1) == 2
+    assert await book.store.end_at(1) == 0
+    ended = [await book.lease(number) for number in mine]
+    assert {(lease.state, lease.due_ms, lease.facts.password) for lease in ended} == {
+        (LeaseState.REVOKING, book.store.now_ms(), None)
+    }
+    assert (await book.lease(waiting)).due_ms == book.store.now_ms() + HOUR_MS
+    assert [await book.state(number) for number in (pooled, other)] == [LeaseState.PREPARED, LeaseState.ACTIVE]
+
+
+async def test_the_last_end_is_that_of_active_leases(book: Any, monkeypatch: Any) -> None:
+    """Of one path, read in pages, or of one connection; None where nothing is active."""
+    monkeypatch.setattr("broker.store.sqlite.store._ROWS_PER_SCAN", 2)
+    token, now = await book.token(), book.store.now_ms()
+    assert (await book.store.last_end_ms(PATH), await book.store.last_end_at_ms(1), await book.store.live_size(PATH)) == (
+        None,
+        None,
+        0,
+    )
+    for due_in_ms in (1_000, 5_000, 2_000, 3_000):
+        await book.active(token, due_in_ms=due_in_ms)
+    await book.moved(await book.reserved(token), LeaseState.RESERVED, LeaseState.REVOKING, due_in_ms=HOUR_MS)
+    await book.pooled()
+    await book.active(token, f"{PATH}/deeper", due_in_ms=8_000)
+    await book.active(token, connection=2, due_in_ms=9_000)
+    assert await book.store.last_end_ms(PATH) == now + 9_000
+    assert await book.store.last_end_at_ms(1) == now + 8_000
+    assert await book.store.live_size(PATH) == 6
