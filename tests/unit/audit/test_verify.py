@@ -258,7 +258,7 @@ def test_any_damage_to_bytes_is_found(tmp_path_factory: pytest.TempPathFactory, 
 def test_a_first_line_with_another_number_is_unproved(tmp_path: Path) -> None:
     """It may be the first that is left of a longer log; what follows it is then out of order."""
     report = _verified(tmp_path, _content.replace(b'"seq":1,', b'"seq":11,', 1))
-    assert report.starts_at == 11
+    assert report.starts_at == 12
     assert report.flaw is not None
     assert (report.flaw.line, report.flaw.wrong) == (2, Wrong.OUT_OF_ORDER)
 
