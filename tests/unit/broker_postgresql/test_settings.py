@@ -28,6 +28,22 @@ def test_defaults_are_vaults_and_ours() -> None:
     assert settings.scram_iterations == 4096
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (None, ()),
+        ("", ()),
+        ([], ()),
+        ("a", (("a", 5432),)),
+        (" a:1 , [::1]:2,", (("a", 1), ("::1", 2))),
+        (["10.0.0.1:6000", "b"], (("10.0.0.1", 6000), ("b", 5432))),
+    ],
+)
+def test_standbys_are_hosts_with_ports(written: object, read: object) -> None:
+    """In a list or with commas between, the usual port where none is named, IPv6 in brackets; none at all where nothing is said."""
+    assert read_settings(config(standbys=written)).standbys == read
+
+
 def test_numbers_may_come_as_text() -> None:
     """Clients of Vault send numbers and durations as text."""
     settings = read_settings(config(max_open_connections="8", max_idle_connections="-1", max_connection_lifetime="1h30m"))
@@ -55,6 +71,15 @@ def test_numbers_may_come_as_text() -> None:
         ("username_template", "{{.Oops}}"),
         ("tls_certificate", "only one half"),
         ("disable_escaping", "perhaps"),
+        ("standbys", 5),
+        ("standbys", [5]),
+        ("standbys", {"host": "a"}),
+        ("standbys", "a:b"),
+        ("standbys", "a:0"),
+        ("standbys", "a:70000"),
+        ("standbys", ":5432"),
+        ("standbys", "::1"),
+        ("standbys", ["a"] * 17),
     ],
 )
 def test_wrong_fields_are_refused(field: str, value: object) -> None:
