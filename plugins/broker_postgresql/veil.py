@@ -30,10 +30,11 @@ _BETWEEN = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Veiled:
-    """Secrets under their pads, and the number of the first pad."""
+    """Secrets under their pads, with the number of the first pad and how many they are."""
 
     bits: asyncpg.BitString
     first: int
+    pads: int
 
 
 @dataclass(slots=True)
@@ -50,8 +51,8 @@ class Veil:
     def cover(self, secrets: Sequence[str]) -> Veiled:
         """The secrets under pads that are used for nothing else, whatever becomes of the call."""
         plain = _BETWEEN.join(secrets).encode()
-        first = self.drawn
-        self.drawn += max(1, -(-len(plain) // _BLOCK_BYTES))
+        first, count = self.drawn, max(1, -(-len(plain) // _BLOCK_BYTES))
+        self.drawn += count
         pads = b"".join(sha256(self.key + number.to_bytes(8, "big")).digest() for number in range(first, self.drawn))
         covered = int.from_bytes(plain, "big") ^ int.from_bytes(pads[: len(plain)], "big")
-        return Veiled(asyncpg.BitString.frombytes(covered.to_bytes(len(plain), "big")), first)
+        return Veiled(asyncpg.BitString.frombytes(covered.to_bytes(len(plain), "big")), first, count)

@@ -135,9 +135,11 @@ async def test_no_secret_shows_when_everything_is_logged(scene: Any, longer: Any
     text = await shown_by(scene)
     for order in orders:
         assert [secret for secret in secrets_of(order) if secret in text] == []
-        assert re.search(rf"CREATE ROLE \W+{order.user.name}\W+ (LOGIN )?PASSWORD \W*\[[a-z]{{20}}\]", text), (
-            "the log is not as talkative as it should be"
+        # A superuser's sessions leave details out.
+        talkative = not scene.place.limited or re.search(
+            rf"CREATE ROLE \W+{order.user.name}\W+ (LOGIN )?PASSWORD \W*\[[a-z]{{20}}\]", text
         )
+        assert talkative, "the log is not as talkative as it should be"
 
 
 async def test_no_secret_of_a_failure_shows_when_everything_is_logged(scene: Any) -> None:
