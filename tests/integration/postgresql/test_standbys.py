@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from broker.clock import stopwatch_s
+from broker.engines.protocol import Extension
 from broker.errors import UserRemains
 from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer
@@ -174,6 +175,24 @@ async def test_lagging_standby_keeps_the_revocation_open(pair: Pair) -> None:
     for each in (wire, again):
         with pytest.raises(CLOSED):
             await each.fetchval("SELECT 1")
+
+
+async def test_standby_that_does_not_know_the_user_yet_counts_as_lagging(pair: Pair) -> None:
+    """Where not even the user has arrived, or only its time before it was turned on, it will still be let in for a moment: not done."""
+    scene = pair.scene
+    [(prepared, _)] = await scene.prepare(1)
+    await pair.arrived()
+    await pair.there.execute("SELECT pg_wal_replay_pause()")
+    try:
+        unknown, _ = await scene.create()
+        users = [prepared, unknown]
+        await scene.engine.enable([Extension(user=prepared, lifetime_ms=60_000)])
+        await scene.engine.disable(users)
+        for outcome in await scene.engine.end_sessions(users):
+            assert "has not replayed yet" in str(outcome.error)
+    finally:
+        await pair.there.execute("SELECT pg_wal_replay_resume()")
+    assert gone(await scene.remove(users))
 
 
 async def test_standby_that_is_away_is_left_alone_for_a_while(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
