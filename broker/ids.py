@@ -12,7 +12,7 @@ import string
 from broker.clock import Clock
 from broker.mac import Mac
 from broker.model import Accessor, LeaseId, LeaseNumber, TokenNumber
-from broker.secret import Secret, random_text
+from broker.secret import Secret, random_bytes, random_text
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _VALUE = {character: index for index, character in enumerate(BASE62)}
@@ -23,6 +23,8 @@ _MAC_BITS = 78
 _NUMBER_LIMIT = 1 << 63
 _SEQUENCE_BITS = 20
 """A number is milliseconds << 20 | sequence: a million a millisecond, and 63 bits last until the year 2248."""
+_REQUEST_ID_BYTES = 16
+_REQUEST_IDS_AT_ONCE = 256
 _TOKEN_PREFIX = "s."
 _TOKEN_NUMBER_CHARS = 11
 _TOKEN_RANDOM_CHARS = 22
@@ -79,6 +81,26 @@ class PublicIds:
             return None
         number, mac = value >> _MAC_BITS, value & ((1 << _MAC_BITS) - 1)
         return number if hmac.compare_digest(mac.to_bytes(10, "big"), self._mac(context, number).to_bytes(10, "big")) else None
+
+
+class RequestIds:
+    """Random UUIDs (RFC 9562, version 4) to know requests by; nothing rests on nobody guessing one."""
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._used = 0
+
+    def next(self) -> str:
+        """One that was never given before."""
+        if self._used == len(self._random):
+            # Many at a time: each question to the operating system lets go of the interpreter, as in `broker.mac`.
+            self._random, self._used = random_bytes(_REQUEST_ID_BYTES * _REQUEST_IDS_AT_ONCE), 0
+        text = bytearray(self._random[self._used : self._used + _REQUEST_ID_BYTES])
+        self._used += _REQUEST_ID_BYTES
+        text[6] = text[6] & 0x0F | 0x40
+        text[8] = text[8] & 0x3F | 0x80
+        digits = text.hex()
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def new_token(number: TokenNumber) -> Secret:

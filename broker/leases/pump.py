@@ -107,6 +107,8 @@ class _Lane:
         self._unsettled = unsettled
         self._waiting: deque[HandoutItem] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._about_to_run = False
 
     def submit(self, connection: Connection, item: HandoutItem) -> None:
         self._connection = connection
@@ -116,15 +118,30 @@ class _Lane:
                 limit="requests waiting per connection",
             )
         self._waiting.append(item)
-        if len(self._running) < _IN_FLIGHT:
+        if not self._about_to_run and len(self._running) < _IN_FLIGHT and self._is_due():
+            # It begins after whatever else is ready on the loop now, so that requests that came together go together.
+            self._about_to_run = True
             task = asyncio.get_running_loop().create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
+    def _is_due(self) -> bool:
+        """Whether a batch is to begin: when none is under way, or as many wait as are under way.
+
+        A batch costs three flushes, however many it carries. Those who were answered together ask again one by one; the first of
+        them would go off alone, and the flushes be spent on ever smaller batches.
+        """
+        return len(self._waiting) >= max(1, self._under_way)
+
     async def _run(self) -> None:
-        while self._waiting:
+        self._about_to_run = False
+        while self._is_due():
             count = min(_BATCH, len(self._waiting))
-            await self._carry([self._waiting.popleft() for _ in range(count)])
+            self._under_way += count
+            try:
+                await self._carry([self._waiting.popleft() for _ in range(count)])
+            finally:
+                self._under_way -= count
 
     async def _carry(self, items: Sequence[HandoutItem]) -> None:
         busy = {item.handout.number for item in items}

@@ -7,7 +7,6 @@ response entry is. An issue is the exception in form alone: the issuer records b
 from __future__ import annotations
 
 import inspect
-import uuid
 
 import structlog
 from aiohttp.web_request import BaseRequest
@@ -18,7 +17,7 @@ from msgspec.structs import replace
 from broker.deadline import Deadlines
 from broker.errors import Unavailable, UnsupportedOperation
 from broker.identity.gate import Incoming
-from broker.secret import random_bytes
+from broker.ids import RequestIds
 from broker.server import incoming, reply
 from broker.server.errors import BUG, Refusal, log_bug, refusal
 from broker.server.limits import InFlight, read_body
@@ -56,10 +55,11 @@ class Pipeline:
         self._in_flight = InFlight(services.settings.max_in_flight)
         self._gate = services.gate
         self._deadlines = Deadlines()
+        self._request_ids = RequestIds()
 
     async def __call__(self, request: BaseRequest) -> Response:
         """The answer, whatever happens."""
-        trace = _Trace(str(uuid.UUID(bytes=random_bytes(16), version=4)))
+        trace = _Trace(self._request_ids.next())
         structlog.contextvars.bind_contextvars(request_id=trace.request_id)
         try:
             answer = await self._answered(request, trace)

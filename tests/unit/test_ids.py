@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from broker.ids import (
     BASE62,
     Numbers,
     PublicIds,
+    RequestIds,
     decode_base62,
     encode_base62,
     new_token,
@@ -84,3 +87,12 @@ def test_numbers_grow_and_start_above_the_highest() -> None:
     made = [numbers.next() for _ in range(1_000)]
     assert made == sorted(set(made))
     assert made[0] > above
+
+
+def test_request_ids_are_random_uuids() -> None:
+    """Version 4 of RFC 9562, never the same twice, also past the first handful of random bytes."""
+    ids = RequestIds()
+    made = [ids.next() for _ in range(1_000)]
+    assert len(set(made)) == len(made)
+    assert {(uuid.UUID(text).version, uuid.UUID(text).variant) for text in made} == {(4, uuid.RFC_4122)}
+    assert all(str(uuid.UUID(text)) == text for text in made)

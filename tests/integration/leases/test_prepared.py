@@ -427,3 +427,16 @@ async def test_a_pool_that_the_database_lost_is_made_anew(pooled: Any, token: An
     await pooled.issue(token, role="pooled")
     assert "before main.create" not in pooled.passed
     await pooled.check(answers)
+
+
+async def test_a_second_batch_waits_until_it_is_as_large_as_the_first(pooled: Any, token: Any) -> None:
+    """Two that are under way leave one waiting; another that joins it starts the second batch, and all are served."""
+    gate = pooled.hold("before main.enable")
+    asking = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(2)]
+    await gate.entered.wait()
+    for active in (2, 4):
+        asking.append(asyncio.create_task(pooled.issue(token, role="pooled")))
+        await _started(pooled)
+        assert len(await pooled.leases(LeaseState.ACTIVE)) == active
+    gate.opened.set()
+    await pooled.check(await asyncio.gather(*asking))
