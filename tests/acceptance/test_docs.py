@@ -145,6 +145,17 @@ def test_commands_in_the_pages_work(page: Path, checkout: Path, environment: dic
     assert shell.returncode == 0, f"{output[-6000:]}\n{logs[-3000:]}"
 
 
+def test_pages_name_tests_that_exist() -> None:
+    """Every test that a page names (`tests/...py::test_...`) is there."""
+    broken = [
+        f"{page.relative_to(ROOT)}: {path}::{name}"
+        for page in PAGES
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())
+        if not (ROOT / path).is_file() or not re.search(rf"^(?:async )?def {name}", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert broken == []
+
+
 def test_pages_link_to_what_exists() -> None:
     """Every relative link of a page leads to a file of the project."""
     broken = [
