@@ -1,7 +1,7 @@
 """Creator roles: who makes the users of a plain CREATEROLE login on PostgreSQL 16 and later.
 
 There whoever makes a role becomes a member of it, and each change of a role walks through all memberships of the one who changes
-it. So the login makes no user itself. It makes a root once, and the root makes, as they are needed, creators of some hundred
+it. So the login makes no user itself. It makes a root once, and the root makes, as they are needed, creators of some sixty
 users each, which a connection acts as by SET ROLE:
 
     login --SET--> root --SET--> grants      has ADMIN on the groups, and no users: it hands the groups on
@@ -34,15 +34,15 @@ from broker_postgresql.session import Session
 from broker_postgresql.settings import NAME_BYTES
 from broker_postgresql.terms import options_of
 
-LIVE_AT_MOST = 100
-"""Users of one creator; its changes of roles walk through as many memberships. Every hundredth user pays for a change of creator."""
+LIVE_AT_MOST = 64
+"""Users of one creator: each change of a role walks through as many memberships, and each change of creator through all; measured."""
 _REUSED_BELOW = LIVE_AT_MOST // 2
 _REMEMBERED = 20_000
 _TEXTS_REMEMBERED = 1_000
 _PAUSE_S = 60.0
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _WORD = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][\w$]*)')
-_Key: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+_Key: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
 _HAND_ON = "WITH ADMIN OPTION, INHERIT FALSE, SET FALSE"
 
 
@@ -81,18 +81,19 @@ class Creators:
     def __init__(self, broker: str) -> None:
         self._broker = broker
         self._known: _Known | None = None
-        self._current: Creator | None = None
+        self._current: dict[_Key, Creator] = {}
+        """Users of one role are made by the same creators, ahead and on demand apart: they are likely to be changed together."""
         self._wanted: dict[_Key, _Wanted] = {}
         self._makers: dict[int, str] = {}
         self._paused_until_s = 0.0
         self._lock = asyncio.Lock()
 
-    async def act(self, session: Session, terms: Sequence[Terms]) -> str:
+    async def act(self, session: Session, occasion: str, terms: Sequence[Terms]) -> str:
         """Has `session` act as a creator that is to make users of these terms, one each; answers its name.
 
-        Empty, where our login has to make them itself.
+        Empty, where our login has to make them itself. Users of different occasions get different creators.
         """
-        creator = await self._creator(session, terms) if session.greeting.spreads else None
+        creator = await self._creator(session, _key(occasion, terms[0]), terms) if session.greeting.spreads else None
         try:
             await session.act_as("" if creator is None else creator.name)
         except asyncpg.PostgresError as error:
@@ -111,40 +112,42 @@ class Creators:
         unknown = [oid for oid in oids if oid not in self._makers]
         if unknown:
             for oid, name in (await makers(session, unknown)).items():
-                self.made(name, oid)
+                self.made(name, [oid])
         return {oid: self._makers[oid] for oid in oids if self._makers.get(oid)}
 
-    def made(self, maker: str, oid: int) -> None:
-        """Remembers who made a user; the oldest such memories make room."""
-        self._makers.pop(oid, None)
-        self._makers[oid] = maker
-        if len(self._makers) > _REMEMBERED:
+    def made(self, maker: str, oids: Sequence[int]) -> None:
+        """Remembers who made users; the oldest such memories make room."""
+        for oid in oids:
+            self._makers.pop(oid, None)
+            self._makers[oid] = maker
+        while len(self._makers) > _REMEMBERED:
             del self._makers[next(iter(self._makers))]
 
     def forget(self, oids: Sequence[int] = ()) -> None:
         """Has the catalog asked again: for the makers of these users; and for the creators, where a change failed."""
         for oid in oids:
             self._makers.pop(oid, None)
-        self._known = self._current = None
+        self._known = None
+        self._current.clear()
 
     async def lacking(self, session: Session, terms: Terms) -> tuple[str, ...]:
         """The grants that are missing for groups that such terms may name; none is remembered, so that what is granted counts."""
         if not session.greeting.spreads:
             return ()
-        self._wanted.pop(_key(terms), None)
+        self._wanted.pop(_key("", terms), None)
         login = identifier(session.greeting.login)
         wanted = await self._groups(session, terms)
-        self._wanted.pop(_key(terms), None)
+        self._wanted.pop(_key("", terms), None)
         return tuple(f"GRANT {identifier(name)} TO {login} {_HAND_ON}" for name in wanted.lacking)
 
-    async def _creator(self, session: Session, terms: Sequence[Terms]) -> Creator | None:
+    async def _creator(self, session: Session, key: _Key, terms: Sequence[Terms]) -> Creator | None:
         async with self._lock:
             if stopwatch_s() < self._paused_until_s:
                 return None
             try:
-                current = self._current
+                current = self._current.get(key)
                 if current is None or current.live + len(terms) > LIVE_AT_MOST:
-                    current = self._current = await self._next(session)
+                    current = await self._next(session, key)
                 for each in terms:
                     await self._equip(session, current, each)
             except asyncpg.PostgresError as error:
@@ -157,15 +160,21 @@ class Creators:
             current.live += len(terms)
             return current
 
-    async def _next(self, session: Session) -> Creator:
-        """The emptiest creator, by the catalog's count; a new one where none has much room."""
+    async def _next(self, session: Session, key: _Key) -> Creator:
+        """The emptiest creator that is nobody's current one, by the catalog's count; a new one where none has much room."""
+        self._current.pop(key, None)
+        if len(self._current) >= _TEXTS_REMEMBERED:
+            self._current.clear()
         known = self._known = await self._read(session)
-        roomy = min(known.creators, key=lambda creator: creator.live, default=None)
-        if roomy is not None and roomy.live < _REUSED_BELOW:
-            return roomy
-        if not known.root:
-            known.root = await self._make_root(session)
-        return await self._make(session, known, "CREATEROLE")
+        taken = {creator.name for creator in self._current.values()}
+        free = [creator for creator in known.creators if creator.name not in taken]
+        roomy = min(free, key=lambda creator: creator.live, default=None)
+        if roomy is None or roomy.live >= _REUSED_BELOW:
+            if not known.root:
+                known.root = await self._make_root(session)
+            roomy = await self._make(session, known, "CREATEROLE")
+        self._current[key] = roomy
+        return roomy
 
     async def _read(self, session: Session) -> _Known:
         rows = await session.rows(QUERIES["creators"], _comment(self._broker))
@@ -214,7 +223,7 @@ class Creators:
 
     async def _groups(self, session: Session, terms: Terms) -> _Wanted:
         """Every role that the terms name, as an option or anywhere in their statements; which of them we may hand out."""
-        key = _key(terms)
+        key = _key("", terms)
         if key not in self._wanted:
             if len(self._wanted) >= _TEXTS_REMEMBERED:
                 self._wanted.clear()
@@ -249,8 +258,8 @@ def _comment(broker: str) -> str:
     return f"broker-creators:v1:{broker}"
 
 
-def _key(terms: Terms) -> _Key:
-    return terms.creation, tuple(options_of(terms).grant_roles)
+def _key(occasion: str, terms: Terms) -> _Key:
+    return occasion, terms.creation, tuple(options_of(terms).grant_roles)
 
 
 def _words(terms: Terms) -> set[str]:

@@ -22,7 +22,7 @@ class Present:
     oid: int
     name: str
     maker: str = ""
-    """The role that has to act to change it; empty: our login itself."""
+    """The role that has to act to change it, where that was asked for; empty: our login itself."""
 
 
 class Results:
@@ -79,10 +79,15 @@ async def ours(session: Session, users: Sequence[User]) -> list[Present]:
             doubtful.append(user)
     if doubtful:
         present += await _recognised(session, doubtful)
+    return present
+
+
+async def with_makers(session: Session, users: Sequence[Present]) -> list[Present]:
+    """The users with their makers, each maker's together."""
     if not session.greeting.spreads:
-        return present
-    by_oid = await makers(session, [one.oid for one in present])
-    return [replace(one, maker=by_oid[one.oid]) for one in present]
+        return list(users)
+    by_oid = await makers(session, [one.oid for one in users])
+    return sorted((replace(one, maker=by_oid[one.oid]) for one in users), key=lambda one: one.maker)
 
 
 def by_maker(users: Sequence[Present]) -> dict[str, list[Present]]:

@@ -50,7 +50,7 @@ class Issuer:
     async def create(self, order: NewUser) -> str:
         """See `Engine.create`."""
         async with self._lanes.general.pinned() as session:
-            [done] = await self._made(session, [order], [self._order(order, CAN_LOGIN)])
+            [done] = await self._made(session, [order], [self._order(order, CAN_LOGIN)], CAN_LOGIN)
             error = await self._error_of(session, order, done)
             if error is not None:
                 raise error
@@ -73,7 +73,7 @@ class Issuer:
                 failed.append(Outcome(order.user.number, error))
         try:
             async with self._lanes.general.pinned() as session:
-                done = await self._made(session, [order for order, _ in built], [order for _, order in built])
+                done = await self._made(session, [order for order, _ in built], [order for _, order in built], NO_LOGIN)
                 errors = [await self._error_of(session, order, one) for (order, _), one in zip(built, done, strict=True)]
         except EngineError as error:
             return failed + [Outcome(order.user.number, error) for order, _ in built]
@@ -82,19 +82,21 @@ class Issuer:
             for (order, _), one, error in zip(built, done, errors, strict=True)
         ]
 
-    async def _made(self, session: Session, users: Sequence[NewUser], orders: Sequence[Order]) -> list[Done]:
+    async def _made(self, session: Session, users: Sequence[NewUser], orders: Sequence[Order], occasion: str) -> list[Done]:
         """Runs the orders as a creator (see `creators`), and again as our login what a creator has no right to do."""
-        maker = await self._act(session, users)
+        maker = await self._act(session, users, occasion)
         try:
             done = await self._run(session, users, orders)
         except asyncpg.UndefinedObjectError:
             # Somebody dropped the role that acts, and nothing was done.
             self._creators.forget()
             await session.act_as("")
-            maker = await self._act(session, users)
+            maker = await self._act(session, users, occasion)
             done = await self._run(session, users, orders)
         again = [place for place, one in enumerate(done) if maker and _lacks_rights(one)]
-        self._note(maker, done)
+        if occasion == NO_LOGIN:
+            # They will be turned on soon, when no time is to be lost with asking who made them.
+            self._creators.made(maker, [one.oid for one in done if one.oid])
         if not again:
             return done
         await session.act_as("")
@@ -103,22 +105,17 @@ class Issuer:
         for place, one in zip(again, retried, strict=True):
             done[place] = one
             if one.oid and not one.warnings:
+                self._creators.made("", [one.oid])
                 self._own.add(users[place].user.terms.creation)
-        self._note("", retried)
         return done
 
-    async def _act(self, session: Session, users: Sequence[NewUser]) -> str:
+    async def _act(self, session: Session, users: Sequence[NewUser], occasion: str) -> str:
         """Has a creator act for these users, and answers its name; empty where our login itself has to."""
         terms = [user.user.terms for user in users]
         if any(each.creation in self._own or _DEFAULTS.search(" ".join(each.creation)) for each in terms):
             await session.act_as("")
             return ""
-        return await self._creators.act(session, terms)
-
-    def _note(self, maker: str, done: Sequence[Done]) -> None:
-        for one in done:
-            if one.oid and not one.warnings:
-                self._creators.made(maker, one.oid)
+        return await self._creators.act(session, occasion, terms)
 
     async def _run(self, session: Session, users: Sequence[NewUser], orders: Sequence[Order]) -> list[Done]:
         """Runs the orders; those that collided with others' are tried again, and those that granted nothing are undone."""

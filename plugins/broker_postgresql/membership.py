@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from broker_postgresql.batch import in_halves
-from broker_postgresql.identity import Present, by_maker
+from broker_postgresql.identity import Present, by_maker, with_makers
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
 
@@ -26,7 +26,7 @@ async def join(session: Session, users: Sequence[Present]) -> None:
     async def fail(_one: Present, _error: asyncpg.PostgresError) -> None:
         return
 
-    await in_halves(users, act, fail)
+    await in_halves(await with_makers(session, users), act, fail)
     await session.act_as("")
 
 

@@ -12,9 +12,10 @@ from broker_postgresql import creators, sessions
 from broker_postgresql.batch import Act, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.hidden import Hidden
-from broker_postgresql.identity import Present, Results, by_maker, known_oids, oid_of, ours
+from broker_postgresql.identity import Present, Results, by_maker, known_oids, oid_of, ours, with_makers
 from broker_postgresql.membership import join
 from broker_postgresql.ownership import remedies
+from broker_postgresql.prepared import obstacles
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
@@ -35,9 +36,10 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            remedy = await _missing_grant(session, one, error)
+            remedy = await _missing_grant(session, one, error) or await obstacles(session, one, error)
             results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}", remedy=remedy))
 
+    present = await with_makers(session, present)
     if not await _disabled_at_once(present, act):
         # A user can hold its own role's row locked in an open transaction. Their sessions are to go anyway: they go first.
         await join(session, present)
@@ -75,14 +77,15 @@ async def drop(session: Session, users: Sequence[User], hidden: Hidden) -> list[
     results, present = Results(users), await ours(session, users)
     results.identified(present)
     await _end_hidden(session, present, hidden, results)
-    present = [one for one in present if not results.failed(one.user)]
+    present = await with_makers(session, [one for one in present if not results.failed(one.user)])
 
     async def act(batch: Sequence[Present]) -> None:
         await session.run_as((maker, _dropped(some)) for maker, some in by_maker(batch).items())
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            remedy = await _missing_grant(session, one, error) or (await remedies(session, [one])).get(one.oid, ())
+            remedy = await _missing_grant(session, one, error) or await obstacles(session, one, error)
+            remedy = remedy or (await remedies(session, [one])).get(one.oid, ())
             results.fail(one.user, UserRemains(f"the user can't be dropped: {first_line(error)}", remedy=remedy))
 
     await in_halves(present, act, fail)
