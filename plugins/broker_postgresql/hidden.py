@@ -11,6 +11,7 @@ that it is a member of. So we act as the user, without its memberships where tho
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from broker_postgresql.session import Session
 PATIENCE_S = 1.0
 """For so long a login may be in progress before it is asked whose it is; an ordinary one takes milliseconds."""
 _LIMIT_S = 2.0
-_PAUSE_S = 0.01
+_PAUSES_S = (0.002, 0.003, 0.005, 0.01, 0.02)
 _ENDED = re.compile(r"broker ended (\d+) (\d+)")
 _UNTOLD = re.compile(r"broker untold (\d+)")
 
@@ -56,8 +57,9 @@ class Hidden:
             return Found()
         begun_s = stopwatch_s()
         first = logins = await self._look(session)
+        turns = itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1]))
         while any(self._young(login, begun_s) for login in logins):
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(next(turns))
             logins = await self._look(session) & first
         return await self._tell_apart(session, oids, logins) if logins else Found()
 
@@ -66,7 +68,7 @@ class Hidden:
         going = {login for login in logins if login[0] in ended}
         deadline_s = stopwatch_s() + _LIMIT_S
         while going and stopwatch_s() < deadline_s:
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_PAUSES_S[0])
             going &= await self._look(session)
         return Found(frozenset(ended[pid] for pid, _ in going), untold if logins & await self._look(session) else frozenset())
 

@@ -8,7 +8,8 @@ login, is ended there. A standby that is away, lags, or takes writes itself keep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,8 +28,10 @@ from broker_postgresql.quoting import identifier
 from broker_postgresql.session import Session
 
 _PURPOSE = Purpose(statement_timeout_s=5, lock_timeout_ms=1_000, settings={})
-_LIMIT_S = 8.0
-"""For all that one batch wants of one standby, once it has its turn."""
+_LIMIT_S = 7.0
+"""For all that one call wants of one standby, once it has its turn."""
+_PATIENCE_S = 9.0
+"""For all standbys of a stage together, turns included: what is slow there must not look like a primary that does not answer."""
 _LAG_S = 2.0
 """How long a batch waits for a standby to catch up; the next attempt waits again."""
 _END_S = 2.0
@@ -186,19 +189,21 @@ class Standbys:
             return outcomes
         async with self._lanes.revoking.session() as session:
             login, primary = session.greeting.login, await _position(session)
-        found = await self._contain(oids, primary)
+        deadline_s = asyncio.get_running_loop().time() + _PATIENCE_S
+        found = await self._contain(oids, primary, deadline_s)
         powerless = {oid for troubles in found.values() for oid, trouble in troubles.items() if trouble.powerless}
         if powerless:
             # Our login has to become a member on the primary, and that has to arrive at the standbys.
             async with self._lanes.revoking.session() as session:
                 await join(session, [one for one in await ours(session, users) if one.oid in powerless])
                 primary = await _position(session)
-            found = await self._contain(oids, primary)
+            found = await self._contain(oids, primary, deadline_s)
         return [_failed(outcome, found, login) for outcome in outcomes]
 
     async def sweep(self) -> list[Swept]:
         """Sweeps every standby; one that does not answer is named."""
-        answers = await asyncio.gather(*(_swept(standby) for standby in self._standbys))
+        deadline_s = asyncio.get_running_loop().time() + _PATIENCE_S
+        answers = await asyncio.gather(*(_swept(standby, deadline_s) for standby in self._standbys))
         return [each for answer in answers for each in answer]
 
     def close(self) -> None:
@@ -211,23 +216,35 @@ class Standbys:
         for standby in self._standbys:
             standby.reopen()
 
-    async def _contain(self, oids: Sequence[int], primary: Position) -> dict[str, dict[int, Trouble]]:
-        answers = await asyncio.gather(*(_contained(standby, oids, primary) for standby in self._standbys))
+    async def _contain(self, oids: Sequence[int], primary: Position, deadline_s: float) -> dict[str, dict[int, Trouble]]:
+        answers = await asyncio.gather(*(_contained(standby, oids, primary, deadline_s) for standby in self._standbys))
         return {standby.name: answer for standby, answer in zip(self._standbys, answers, strict=True)}
 
 
-async def _contained(standby: Standby, oids: Sequence[int], primary: Position) -> dict[int, Trouble]:
+async def _contained(standby: Standby, oids: Sequence[int], primary: Position, deadline_s: float) -> dict[int, Trouble]:
     try:
-        return await standby.contain(oids, primary)
+        async with _until(deadline_s):
+            return await standby.contain(oids, primary)
     except DatabaseUnavailable as error:
         return dict.fromkeys(oids, Trouble(_AWAY.format(why=error)))
 
 
-async def _swept(standby: Standby) -> list[Swept]:
+async def _swept(standby: Standby, deadline_s: float) -> list[Swept]:
     try:
-        return await standby.sweep()
+        async with _until(deadline_s):
+            return await standby.sweep()
     except DatabaseUnavailable as error:
         return [Swept(place=standby.name, error=DatabaseUnavailable(f"standby {standby.name} can't be reached: {error}"))]
+
+
+@asynccontextmanager
+async def _until(deadline_s: float) -> AsyncIterator[None]:
+    """Raises `DatabaseUnavailable` where the block takes longer than that."""
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            yield
+    except TimeoutError:
+        raise DatabaseUnavailable(f"busy with others for {_PATIENCE_S:g} s") from None
 
 
 async def _position(session: Session) -> Position:

@@ -31,10 +31,11 @@ def standby(prepared_server: PostgresServer) -> Iterator[Standby]:
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing waits long, and a standby that was away is asked again at once."""
+    """Logins count as ordinary for a shorter time, a standby that was away is asked again at once, and a slow machine has its time."""
     monkeypatch.setattr(hidden, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(standbys, "_LAG_S", 0.3)
     monkeypatch.setattr(standbys, "_FIRST_AWAY_S", 0.0)
+    for limit in ("_LAG_S", "_LIMIT_S", "_PATIENCE_S"):
+        monkeypatch.setattr(standbys, limit, float(LIMIT_S))
 
 
 @dataclass
@@ -152,12 +153,13 @@ async def test_standby_that_was_restarted_is_asked_again(pair: Pair) -> None:
     assert gone(await scene.remove([second]))
 
 
-async def test_lagging_standby_keeps_the_revocation_open(pair: Pair) -> None:
+async def test_lagging_standby_keeps_the_revocation_open(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has not replayed the end of the login still lets the user in: it is not done until it has, and until all sessions are over.
 
     A login that may end sessions by itself ends those that there are at once; a plain one once its membership has been replayed.
     """
     scene = pair.scene
+    monkeypatch.setattr(standbys, "_LAG_S", 0.3)
     user, password = await scene.create()
     wire = await pair.session(user.name, password)
     await pair.there.execute("SELECT pg_wal_replay_pause()")
@@ -170,6 +172,7 @@ async def test_lagging_standby_keeps_the_revocation_open(pair: Pair) -> None:
                 await wire.fetchval("SELECT 1")
         again = await pair.session(user.name, password)
     finally:
+        monkeypatch.setattr(standbys, "_LAG_S", float(LIMIT_S))
         await pair.there.execute("SELECT pg_wal_replay_resume()")
     assert gone(await scene.remove([user]))
     for each in (wire, again):
@@ -177,9 +180,10 @@ async def test_lagging_standby_keeps_the_revocation_open(pair: Pair) -> None:
             await each.fetchval("SELECT 1")
 
 
-async def test_standby_that_does_not_know_the_user_yet_counts_as_lagging(pair: Pair) -> None:
+async def test_standby_that_does_not_know_the_user_yet_counts_as_lagging(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where not even the user has arrived, or only its time before it was turned on, it will still be let in for a moment: not done."""
     scene = pair.scene
+    monkeypatch.setattr(standbys, "_LAG_S", 0.3)
     [(prepared, _)] = await scene.prepare(1)
     await pair.arrived()
     await pair.there.execute("SELECT pg_wal_replay_pause()")
@@ -191,6 +195,7 @@ async def test_standby_that_does_not_know_the_user_yet_counts_as_lagging(pair: P
         for outcome in await scene.engine.end_sessions(users):
             assert "has not replayed yet" in str(outcome.error)
     finally:
+        monkeypatch.setattr(standbys, "_LAG_S", float(LIMIT_S))
         await pair.there.execute("SELECT pg_wal_replay_resume()")
     assert gone(await scene.remove(users))
 
@@ -271,6 +276,21 @@ async def test_promoted_standby_is_told(scene: Any, postgresql: PostgresServer) 
         user, _ = await scene.create()
         [outcome] = await scene.engine.end_sessions([user])
         assert "it takes writes itself" in str(outcome.error)
+
+
+async def test_standby_that_is_busy_is_not_waited_for_long(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage waits for its turn at a standby only so long, and then says so: the primary must not seem to be what is slow."""
+    scene = pair.scene
+    user, _ = await scene.create()
+    await scene.engine.disable([user])
+    [standby] = scene.engine._standbys._standbys
+    monkeypatch.setattr(standbys, "_PATIENCE_S", 0.3)
+    async with standby._turn:
+        [outcome] = await scene.engine.end_sessions([user])
+        assert "can't be reached (busy with others for 0.3 s)" in str(outcome.error)
+        assert "busy" in str([swept.error for swept in await scene.engine.sweep() if swept.place])
+    monkeypatch.setattr(standbys, "_PATIENCE_S", float(LIMIT_S))
+    assert gone(await scene.remove([user]))
 
 
 async def test_frozen_standby_holds_nobody_up_for_long(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
