@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from broker.audit.trail import Trail
 from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
+from broker.errors import AuditUnavailable
 from broker.leases.ttl import Ttl
 from broker.model import Accessor, LeaseId, TokenNumber
 from broker.secret import Secret
 from broker.store.protocol import Limits
+
+T = TypeVar("T")
 
 
 class Issued(Struct, frozen=True, kw_only=True):
@@ -60,7 +64,7 @@ class RequestRecord:
         return writing is None or (writing.done() and (writing.cancelled() or writing.exception() is not None))
 
 
-def on_record(trail: Trail, requests: Sequence[RequestRecord]) -> Awaitable[object]:
+def on_record(trail: Trail, requests: Sequence[RequestRecord]) -> asyncio.Future[Any]:
     """Done when all these entries are durable; those that nobody has written yet share one flush. Fails with `AuditUnavailable`.
 
     Cancelling it takes no entry back: who asks once more waits for the same flush.
@@ -72,6 +76,29 @@ def on_record(trail: Trail, requests: Sequence[RequestRecord]) -> Awaitable[obje
             request.writing = writing
     waits = {request.writing for request in requests if request.writing is not None}
     return asyncio.shield(waits.pop()) if len(waits) == 1 else asyncio.gather(*map(asyncio.shield, waits))
+
+
+async def beside_record(work: Awaitable[T], recording: asyncio.Future[Any]) -> tuple[T, Exception | None]:
+    """What `work` gives, and what kept the entries off the disc, if anything did; both have come to their end.
+
+    Raises what `work` raises; nobody waits for the recording then. (A gather would cost each of them a task more.)
+    """
+    try:
+        done = await work
+    except BaseException:
+        recording.add_done_callback(_heard)
+        raise
+    try:
+        await recording
+    except AuditUnavailable as unrecorded:
+        return done, unrecorded
+    return done, None
+
+
+def _heard(recording: asyncio.Future[Any]) -> None:
+    """Looks at how it ended: nobody else will, and asyncio would log that."""
+    if not recording.cancelled():
+        recording.exception()
 
 
 class Plan(Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import cache
 
 from msgspec.structs import replace
 
@@ -27,15 +28,15 @@ from broker.errors import (
 )
 from broker.leases import lifecycle
 from broker.leases.again import give_again, worth_giving
-from broker.leases.ask import Ask, Issued, Plan, RequestRecord, ask_key, on_record
+from broker.leases.ask import Ask, Issued, Plan, RequestRecord, ask_key, beside_record, on_record
+from broker.leases.draft import Drafts
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.prepare import Pools
 from broker.leases.pump import HandoutItem, Pump
-from broker.leases.recipe import recipe
 from broker.leases.ttl import Bounds, Ttl, resolve
 from broker.leases.turns import Turns
-from broker.model import Lease, LeaseFacts, LeaseNumber, Terms
+from broker.model import Lease, LeaseFacts, LeaseNumber
 from broker.secret import Secret
 from broker.store.protocol import Handout, Limits, Move, Refusal, Reservation
 
@@ -58,6 +59,9 @@ class Issuer:
         self._pump = pump
         self._deadlines = Deadlines()
         self._turns = Turns()
+        self._drafts = Drafts()
+        self._count_issued = cache(parts.metrics.leases_issued.labels)
+        self._count_hit = cache(parts.metrics.prepared_hits.labels)
 
     async def issue(self, ask: Ask) -> Issued:
         """A new lease, or the same one again where the caller may ask twice.
@@ -134,7 +138,7 @@ class Issuer:
         if plan.role.prepared_users:
             issued = await self._from_the_prepared(ask, plan)
             if issued is not None:
-                self._parts.metrics.prepared_hits.labels(plan.role.name).inc()
+                self._count_hit(plan.role.name).inc()
                 return issued
             self._parts.metrics.prepared_misses.labels(plan.role.name).inc()
         return await self._on_demand(ask, plan)
@@ -185,7 +189,7 @@ class Issuer:
         except BaseException:
             await self._pools.give_back(plan.role, lease)
             raise
-        self._parts.metrics.leases_issued.labels(plan.role.name).inc()
+        self._count_issued(plan.role.name).inc()
         return issued
 
     # on demand --------------------------------------------------------------------------------------------------------
@@ -223,15 +227,11 @@ class Issuer:
             limits=plan.limits,
             ask_key=plan.ask_key,
         )
-        reserved, recorded = await asyncio.gather(
-            parts.store.reserve([reservation]), on_record(parts.trail, [plan.request]), return_exceptions=True
-        )
-        if isinstance(reserved, BaseException):
-            raise reserved
+        reserved, unrecorded = await beside_record(parts.store.reserve([reservation]), on_record(parts.trail, [plan.request]))
         _raise_for(reserved[0], plan)
-        if isinstance(recorded, BaseException):
+        if unrecorded is not None:
             await self._give_up(number, facts)
-            raise recorded
+            raise unrecorded
         return number, facts
 
     async def _make(
@@ -254,19 +254,19 @@ class Issuer:
                 facts=facts,
                 token=ask.token,
             )
-            moved, recorded = await asyncio.gather(
-                parts.store.move([activation]), parts.trail.record([ask.response_entry(issued)]), return_exceptions=True
-            )
-            _raise_first(recorded, moved)
-            if number not in moved:  # type: ignore[operator]  # an exception was raised above
-                raise PermissionDenied  # noqa: TRY301 - undone below like every other failure
+            recording = asyncio.ensure_future(parts.trail.record([ask.response_entry(issued)]))
+            moved, unrecorded = await beside_record(parts.store.move([activation]), recording)
+            if unrecorded is not None:
+                raise unrecorded  # noqa: TRY301 - undone below like every other failure
+            if number not in moved:
+                raise PermissionDenied  # noqa: TRY301 - the same
         except BaseException:
             # Also when cancelled: the intent is durable, so whatever the database did is undone from it.
             await asyncio.shield(self._give_up(number, facts))
             raise
         finally:
             parts.busy.discard(number)
-        parts.metrics.leases_issued.labels(plan.role.name).inc()
+        self._count_issued(plan.role.name).inc()
         return issued
 
     async def _give_up(self, number: LeaseNumber, facts: LeaseFacts) -> None:
@@ -288,22 +288,15 @@ class Issuer:
 
     def _facts(self, ask: Ask, plan: Plan, username: str, *, keep: Secret, identity: str = "") -> LeaseFacts:
         now = self._parts.store.now_ms()
-        terms = plan.role.terms
-        return LeaseFacts(
-            path=plan.role.path,
-            role=plan.role.name,
-            role_revision=plan.role.revision,
-            connection_name=plan.connection.name,
-            username=username,  # type: ignore[arg-type]
+        return replace(
+            self._drafts.of(plan.role, plan.connection),
+            username=username,
             identity=identity,
             display_name=ask.display_name,
             accessor=ask.accessor,
-            terms=Terms(revocation=terms.revocation, renewal=terms.renewal, options=terms.options),
-            recipe=recipe(plan.role),
             password=None if plan.ask_key is None else keep,
             issued_ms=now,
             expires_ms=now + plan.ttl.seconds * 1_000,
-            default_ttl_s=plan.role.default_ttl_s,
             capped_by=plan.ttl.capped_by,
         )
 
@@ -334,9 +327,3 @@ def _raise_for(refusal: Refusal | None, plan: Plan) -> None:
         limit, told = most[refusal]
         raise LimitExceeded(f"lease count quota exceeded: {told}", limit=limit, retry_after_s=10)
     raise Unavailable("the same request is being answered already", retry_after_s=1)
-
-
-def _raise_first(*results: object) -> None:
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

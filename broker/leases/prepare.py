@@ -19,10 +19,11 @@ from broker.catalog.roles import Role
 from broker.engines.protocol import Engine, NewUser, Outcome, Password
 from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InvalidRequest
 from broker.leases import lifecycle
+from broker.leases.draft import Drafts
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.recipe import recipe
-from broker.model import NO_TOKEN, ConnectionNumber, Lease, LeaseFacts, LeaseNumber, LeaseState, Terms
+from broker.model import NO_TOKEN, ConnectionNumber, Lease, LeaseFacts, LeaseNumber, LeaseState
 from broker.store.protocol import Move, Reservation
 
 _WINDOW = 512
@@ -79,6 +80,7 @@ class Pools:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._windows: dict[str, _Window] = {}
+        self._drafts = Drafts()
 
     async def take(self, role: Role, connection: Connection) -> Lease | None:
         """A prepared user such as the role would make it now, or None when none is ready. Only claiming it makes it one's own."""
@@ -216,15 +218,9 @@ class Pools:
         return len(orders)
 
     def _facts(self, role: Role, connection: Connection, engine: Engine, password: Password) -> LeaseFacts:
-        terms = role.terms
-        return LeaseFacts(
-            path=role.path,
-            role=role.name,
-            role_revision=role.revision,
-            connection_name=connection.name,
+        return replace(
+            self._drafts.of(role, connection),
             username=engine.user_name(_DISPLAY_NAME, role.name),
-            terms=Terms(revocation=terms.revocation, renewal=terms.renewal, options=terms.options),
-            recipe=recipe(role),
             password=password.text,
             issued_ms=self._parts.store.now_ms(),
         )

@@ -20,7 +20,7 @@ from broker.engines.guard import Guard
 from broker.engines.protocol import Extension, Outcome
 from broker.errors import EngineError, LimitExceeded, Unavailable
 from broker.leases import lifecycle
-from broker.leases.ask import RequestRecord, on_record
+from broker.leases.ask import RequestRecord, beside_record, on_record
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, LeaseNumber
@@ -169,22 +169,18 @@ class _Lane:
         parts = self._parts
         if not items:
             return ()
-        refusals, recorded = await asyncio.gather(
-            parts.store.hand_out([item.handout for item in items]),
-            on_record(parts.trail, [item.request for item in items]),
-            return_exceptions=True,
+        refusals, unrecorded = await beside_record(
+            parts.store.hand_out([item.handout for item in items]), on_record(parts.trail, [item.request for item in items])
         )
-        if isinstance(refusals, BaseException):
-            raise refusals
         claimed = []
         for item, refusal in zip(items, refusals, strict=True):
             if refusal is None:
                 claimed.append(item)
             else:
                 item.answer(refusal)
-        if isinstance(recorded, BaseException):
+        if unrecorded is not None:
             await self._take_back(claimed, "not audited")
-            raise recorded
+            raise unrecorded
         return claimed
 
     async def _enable(self, engine: Guard, items: Sequence[HandoutItem]) -> Sequence[HandoutItem]:

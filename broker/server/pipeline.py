@@ -7,6 +7,7 @@ response entry is. An issue is the exception in form alone: the issuer records b
 from __future__ import annotations
 
 import inspect
+from functools import cache
 
 import structlog
 from aiohttp.web_request import BaseRequest
@@ -56,6 +57,7 @@ class Pipeline:
         self._gate = services.gate
         self._deadlines = Deadlines()
         self._request_ids = RequestIds()
+        self._count = cache(services.metrics.requests.labels)
 
     async def __call__(self, request: BaseRequest) -> Response:
         """The answer, whatever happens."""
@@ -70,7 +72,7 @@ class Pipeline:
             if found.status == BUG:
                 log_bug(error)
             answer = reply.refused(found)
-        self._services.metrics.requests.labels(trace.label, str(answer.status)).inc()
+        self._count(trace.label, str(answer.status)).inc()
         return answer
 
     async def _answered(self, request: BaseRequest, trace: _Trace) -> Response:
