@@ -141,24 +141,42 @@ class Creators:
         return tuple(f"GRANT {identifier(name)} TO {login} {_HAND_ON}" for name in wanted.lacking)
 
     async def _creator(self, session: Session, key: _Key, terms: Sequence[Terms]) -> Creator | None:
+        """The creator for the next users of these terms, able to hand out their groups; None where there can be none.
+
+        Users are made all the same then, by our login itself: only slower, the more there are.
+        """
         async with self._lock:
-            if stopwatch_s() < self._paused_until_s:
-                return None
-            try:
-                current = self._current.get(key)
-                if current is None or current.live + len(terms) > LIVE_AT_MOST:
-                    current = await self._next(session, key)
-                for each in terms:
-                    await self._equip(session, current, each)
-            except asyncpg.PostgresError as error:
-                if not leaves_connection_usable(error):
-                    raise
-                # Users are made all the same, by our login itself; only slower, the more there are.
-                self.forget()
-                self._paused_until_s = stopwatch_s() + _PAUSE_S
+            current = self._current.get(key)
+            if current is None or current.live + len(terms) > LIVE_AT_MOST:
+                current = await self._next_if_able(session, key)
+            if current is None or not await self._equipped(session, current, terms):
                 return None
             current.live += len(terms)
             return current
+
+    async def _next_if_able(self, session: Session, key: _Key) -> Creator | None:
+        if stopwatch_s() < self._paused_until_s:
+            return None
+        try:
+            return await self._next(session, key)
+        except asyncpg.PostgresError as error:
+            if not leaves_connection_usable(error):
+                raise
+            self.forget()
+            self._paused_until_s = stopwatch_s() + _PAUSE_S
+            return None
+
+    async def _equipped(self, session: Session, creator: Creator, terms: Sequence[Terms]) -> bool:
+        try:
+            for each in terms:
+                await self._equip(session, creator, each)
+        except asyncpg.PostgresError as error:
+            if not leaves_connection_usable(error):
+                raise
+            self.forget()
+            self._wanted.clear()
+            return False
+        return True
 
     async def _next(self, session: Session, key: _Key) -> Creator:
         """The emptiest creator that is nobody's current one, by the catalog's count; a new one where none has much room."""

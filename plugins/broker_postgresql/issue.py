@@ -71,6 +71,8 @@ class Issuer:
                 built.append((order, self._order(order, NO_LOGIN)))
             except EngineError as error:
                 failed.append(Outcome(order.user.number, error))
+        if not built:
+            return failed
         try:
             async with self._lanes.general.pinned() as session:
                 done = await self._made(session, [order for order, _ in built], [order for _, order in built], NO_LOGIN)
@@ -93,7 +95,7 @@ class Issuer:
             await session.act_as("")
             maker = await self._act(session, users, occasion)
             done = await self._run(session, users, orders)
-        again = [place for place, one in enumerate(done) if maker and _lacks_rights(one)]
+        again = [place for place, one in enumerate(done) if maker and lacks_rights(one)]
         if occasion == NO_LOGIN:
             # They will be turned on soon, when no time is to be lost with asking who made them.
             self._creators.made(maker, [one.oid for one in done if one.oid])
@@ -165,7 +167,7 @@ async def _undo(session: Session, name: str) -> None:
         ) from error
 
 
-def _lacks_rights(done: Done) -> bool:
+def lacks_rights(done: Done) -> bool:
     """Whether a user was not made, or not as its statements say, for what may be a want of rights."""
     return bool(done.warnings) or done.sqlstate.startswith(_DENIED)
 

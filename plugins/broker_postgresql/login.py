@@ -15,7 +15,7 @@ from broker_postgresql.creation import filled
 from broker_postgresql.creators import Creators, remedy
 from broker_postgresql.failures import is_transient, leaves_connection_usable, translated
 from broker_postgresql.identity import oid_of
-from broker_postgresql.issue import GRACE_MS
+from broker_postgresql.issue import GRACE_MS, lacks_rights
 from broker_postgresql.lanes import Lane
 from broker_postgresql.orders import MISSING, Done, Order, run_orders
 from broker_postgresql.quoting import identifier, literal, moment
@@ -37,7 +37,7 @@ async def extend(lane: Lane, creators: Creators, extensions: Sequence[Extension]
     outcomes = await _alter(lane, creators, plain, lambda extension: _alteration(extension, now_ms, ""))
     for extension in extensions:
         if extension.user.terms.renewal:
-            outcomes.append(await _renew(lane, extension, now_ms))
+            outcomes.append(await _renew(lane, creators, extension, now_ms))
     return outcomes
 
 
@@ -116,15 +116,21 @@ def _alteration(extension: Extension, now_ms: int, login: str) -> str:
     return f"ALTER ROLE {identifier(extension.user.name)} {login}VALID UNTIL {until}"
 
 
-async def _renew(lane: Lane, extension: Extension, now_ms: int) -> Outcome:
+async def _renew(lane: Lane, creators: Creators, extension: Extension, now_ms: int) -> Outcome:
+    """Runs the statements as the user's maker, and as our login where that has not the right."""
     user = extension.user
     expires = expiration(now_ms + extension.lifetime_ms + GRACE_MS)
     try:
         statements = filled(user.terms.renewal, name=user.name, username=user.name, expiration=expires)
         ours = _alteration(extension, now_ms, "")
         order = Order(name=user.name, oid=oid_of(user), statements=statements, ours=ours)
-        async with lane.session() as session:
-            [done] = await run_orders(session, [order], serial=False)
+        async with lane.pinned() as session:
+            makers = await creators.makers(session, [oid_of(user)])
+            for maker in dict.fromkeys((makers.get(oid_of(user), ""), "")):
+                await session.act_as(maker)
+                [done] = await run_orders(session, [order], serial=False)
+                if not lacks_rights(done):
+                    break
     except EngineError as error:
         return Outcome(user.number, error, user.identity)
     return Outcome(user.number, _renewal_error(done), user.identity)

@@ -248,6 +248,33 @@ async def test_statements_that_leave_another_role(cluster: Cluster) -> None:
     assert set((await cluster.makers()).values()) <= await cluster.creators()
 
 
+async def test_group_that_was_taken_from_the_login(cluster: Cluster) -> None:
+    """A group that the login may hand out no more fails its own users alone, and is handed out again as soon as it may be."""
+    await cluster.root.execute("GRANT writers TO limited WITH ADMIN OPTION, INHERIT FALSE, SET FALSE")
+    engine = await cluster.engine()
+    terms = Terms(options={"grant_roles": ["writers"]})
+    await cluster.prepare(engine, 1, terms)
+    await cluster.root.execute("REVOKE writers FROM limited CASCADE")
+    with pytest.raises(InstructionsFailed, match='GRANT "writers" TO "limited" WITH ADMIN OPTION'):
+        await engine.create(await order(engine, terms))
+    await cluster.prepare(engine, 1)
+    await cluster.root.execute("GRANT writers TO limited WITH ADMIN OPTION, INHERIT FALSE, SET FALSE")
+    await cluster.prepare(engine, 1, terms)
+    assert set((await cluster.makers()).values()) <= await cluster.creators()
+
+
+async def test_renewal_statements(cluster: Cluster) -> None:
+    """A role's own statements at a renewal may do what the user's creator may, and what the login may."""
+    await cluster.root.execute("ALTER TABLE goods OWNER TO limited")
+    engine = await cluster.engine()
+    texts = ('ALTER ROLE "{{name}}" CONNECTION LIMIT 3', 'GRANT SELECT ON goods TO "{{name}}"')
+    [user] = await cluster.prepare(engine, 1, Terms(options=BY_GROUP.options, renewal=texts))
+    assert not failures(await engine.extend(longer([user])))
+    assert await cluster.root.fetchval("SELECT rolconnlimit FROM pg_roles WHERE rolname = $1", user.name) == 3
+    assert await cluster.root.fetchval("SELECT has_table_privilege($1::name, 'goods', 'SELECT')", user.name)
+    assert await removed(engine, [user]) == []
+
+
 async def test_planted_root_is_not_used(cluster: Cluster) -> None:
     """A role that a stranger made to look like the root, granted to our login, gets none of our users: the stranger would rule them."""
     trap = f"broker_{cluster.broker}_abcdef"
