@@ -30,7 +30,8 @@ ADVISORY_KEY = 0x62726F6B6572
 _FINE = "00000"
 _ANSWER = re.compile(r"broker (\d+) ([0-9A-Z]{5}) (.*)", re.DOTALL)
 # $1 keys, $2 values, $3 the place in the list of secrets of the one that belongs to each, $4 what stands for it, $5 that list under its
-# veil, whose first pad is number $6. Answers 0 where the server has lost the veil's key. Aggregates would double its time.
+# veil, whose first pad is number $6. Its last entry is $4 again: otherwise the server has lost the veil's key, or has another, and 0 is
+# answered. Aggregates would double its time.
 _SEND = f"""SELECT count(set_config('broker.' || k, replace(v, $4::text, coalesce(secrets[place], '')), false))
 FROM (
   SELECT string_to_array(convert_from(substr(varbit_send($5::varbit OPERATOR(pg_catalog.#)
@@ -38,7 +39,7 @@ FROM (
   FROM (SELECT decode(nullif(current_setting('{SETTING}', true), ''), 'hex') AS key OFFSET 0) AS kept
   OFFSET 0
 ) AS unveiled, unnest($1::text[], $2::text[], $3::int[]) AS s (k, v, place)
-WHERE secrets IS NOT NULL"""  # noqa: S608 - of our own constant
+WHERE secrets[cardinality(secrets)] OPERATOR(pg_catalog.=) $4::text"""  # noqa: S608 - of our own constant
 _MARKS = "abcdefghijklmnopqrstuvwxyz"
 _SCHEMAS = "SET LOCAL search_path = public, pg_temp;\n"
 """For the role's statements alone: theirs are written for an ordinary session, everything else names its schema."""
@@ -159,7 +160,7 @@ async def _send(session: Session, orders: Sequence[Order]) -> None:
         if not session.veil.key:
             [[key]] = await session.rows(NEW_KEY)
             session.veil.take(key)
-        veiled = session.veil.cover([order.secret for order in orders])
+        veiled = session.veil.cover([*(order.secret for order in orders), mark])
         [[sent]] = await session.rows(_sending(veiled.pads), keys, values, places, mark, veiled.bits, veiled.first)
         if sent:
             return

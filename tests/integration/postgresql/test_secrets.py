@@ -221,3 +221,17 @@ async def test_a_server_logs_parameters_unless_they_are_veiled(scene: Any) -> No
     await wire.fetch("SELECT set_config('x.y', $1, false)", "as-clear-as-day")
     await wire.close()
     assert "as-clear-as-day" in scene.place.server.log()
+
+
+async def test_a_wrong_key_makes_no_user(scene: Any) -> None:
+    """What a wrong key uncovers is never taken for a password: the call fails, or goes on with a new key."""
+    engine = await scene.another_engine(max_open_connections=1)
+    for key in ("ab" * 32, "cd" * 32, "ef" * 32):
+        await engine.create(await scene.order())
+        [session] = engine._lanes.general._idle
+        session.veil.take(key)
+        order = await scene.order(Terms(creation=(ROLE,)))
+        [error] = await asyncio.gather(engine.create(order), return_exceptions=True)
+        assert await scene.exists(order.user.name) == (not isinstance(error, EngineError))
+        if not isinstance(error, EngineError):
+            await scene.session(order.user.name, order.password.text)
