@@ -263,6 +263,39 @@ async def test_group_that_was_taken_from_the_login(cluster: Cluster) -> None:
     assert set((await cluster.makers()).values()) <= await cluster.creators()
 
 
+async def test_group_that_is_only_mentioned(cluster: Cluster, few: int) -> None:
+    """Statements that name a group without granting it are spread again once the login may hand out that group no more."""
+    await cluster.root.execute("GRANT writers TO limited WITH ADMIN OPTION, INHERIT FALSE, SET FALSE")
+    engine = await cluster.engine()
+    terms = Terms(creation=(*BY_STATEMENTS.creation, "/* not writers */ SELECT 1"))
+    await cluster.prepare(engine, few, terms)
+    await cluster.root.execute("REVOKE writers FROM limited CASCADE")
+    await cluster.prepare(engine, 1, terms)
+    [user] = await cluster.prepare(engine, 1, terms)
+    assert (await cluster.makers())[user.name] in await cluster.creators()
+
+
+async def test_creator_renamed_by_hand(cluster: Cluster) -> None:
+    """Users of a creator that somebody gave another name are turned on and removed by that name, and new ones made."""
+    engine = await cluster.engine()
+    users = await cluster.prepare(engine, 2)
+    [creator] = await cluster.creators()
+    await cluster.root.execute(f'ALTER ROLE "{creator}" RENAME TO "{creator}_old"')
+    users += await cluster.prepare(engine, 1)
+    assert not failures(await engine.enable(longer(users)))
+    assert await removed(engine, users) == []
+
+
+async def test_connections_act_as_the_login_unless_told_otherwise(cluster: Cluster) -> None:
+    """After a creator acted, whoever takes the connection next acts as the login itself."""
+    engine = await cluster.engine()
+    await cluster.prepare(engine, 1)
+    async with engine._lanes.general.pinned() as session:
+        assert await session.wire.fetchval("SELECT current_user::text") in await cluster.creators()
+    async with engine._lanes.general.session() as session:
+        assert await session.wire.fetchval("SELECT current_user::text") == "limited"
+
+
 async def test_renewal_statements(cluster: Cluster) -> None:
     """A role's own statements at a renewal may do what the user's creator may, and what the login may."""
     await cluster.root.execute("ALTER TABLE goods OWNER TO limited")
