@@ -38,6 +38,8 @@ class Batch:
     leases: dict[LeaseNumber, Lease]
     users: dict[LeaseNumber, User]
     started_ms: int
+    held: set[LeaseNumber] = field(default_factory=set)
+    """Those that are `revoking` by a step of ours, which also made their claim hold long: a stage is all that changes then."""
     disabled_ms: dict[LeaseNumber, int] = field(default_factory=dict)
     failures: dict[LeaseNumber, EngineError] = field(default_factory=dict)
 
@@ -64,6 +66,7 @@ async def advance(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Resu
         leases={lease.number: lease for lease in leases},
         users={lease.number: parts.markers.of(lease) for lease in leases},
         started_ms=parts.store.now_ms(),
+        held={lease.number for lease in leases if lease.state in lifecycle.expected(Event.ENDED)},
     )
     request = records.new_request(
         "revoke", f"{records.MOUNT.point}leases", {"connection": leases[0].facts.connection_name, "leases": len(leases)}
@@ -114,10 +117,13 @@ async def _note(
     parts: Parts, batch: Batch, numbers: Sequence[LeaseNumber], event: Event, stage: Stage
 ) -> frozenset[LeaseNumber]:
     """Makes a stage durable; drops leases that are no longer ours from the batch, and answers the others."""
-    by_epoch: dict[int, list[LeaseNumber]] = {}
+    alike: dict[tuple[int, int | None], list[LeaseNumber]] = {}
     for number in numbers:
-        by_epoch.setdefault(batch.leases[number].epoch, []).append(number)
-    due_in_ms = parts.settings.tombstones * 1_000 if event is Event.FINISHED else HOLD_MS
+        if event is Event.FINISHED:
+            due_in_ms: int | None = parts.settings.tombstones * 1_000
+        else:
+            due_in_ms = None if number in batch.held else HOLD_MS
+        alike.setdefault((batch.leases[number].epoch, due_in_ms), []).append(number)
     steps = [
         Step(
             numbers=same,
@@ -127,9 +133,10 @@ async def _note(
             stage=stage,
             due_in_ms=due_in_ms,
         )
-        for epoch, same in by_epoch.items()
+        for (epoch, due_in_ms), same in alike.items()
     ]
     noted = frozenset[LeaseNumber]().union(*await asyncio.gather(*(parts.store.step(step) for step in steps)))
+    batch.held |= noted
     for number in numbers:
         if number not in noted:
             # Another process has taken the claim over, or an operator forced the lease off the books.

@@ -70,6 +70,12 @@ UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask =
 WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expect AND epoch = :epoch
 RETURNING number;
 
+-- name: step_on
+-- Touches no index.
+UPDATE lease SET stage = :stage
+WHERE number IN (SELECT value FROM json_each(:numbers)) AND state = 4 AND (1 << state) & :expect AND epoch = :epoch
+RETURNING number;
+
 -- name: step_to_gone
 UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask = NULL, unsettled = 0, live = 0, overdue = NULL
 WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expect AND epoch = :epoch

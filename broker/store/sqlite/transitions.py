@@ -36,9 +36,12 @@ def step(db: sqlite3.Connection, now_ms: int, one: Step) -> frozenset[LeaseNumbe
         "expect": states_as_bits(one.expect),
         "to": int(one.to),
         "stage": int(one.stage),
-        "due": now_ms + one.due_in_ms,
+        "due": now_ms + (one.due_in_ms or 0),
     }
-    statement = "step_to_gone" if one.to is LeaseState.GONE else "step_to_revoking"
+    if one.due_in_ms is None:
+        statement = "step_on"
+    else:
+        statement = "step_to_gone" if one.to is LeaseState.GONE else "step_to_revoking"
     return frozenset(LeaseNumber(number) for (number,) in db.execute(SQL[statement], values).fetchall())
 
 

@@ -240,3 +240,25 @@ async def test_the_last_end_is_that_of_active_leases(book: Any, monkeypatch: Any
     assert await book.store.last_end_ms(PATH) == now + 9_000
     assert await book.store.last_end_at_ms(1) == now + 8_000
     assert await book.store.live_size(PATH) == 6
+
+
+async def test_a_step_without_a_time_writes_the_stage_alone(book: Any) -> None:
+    """In its epoch and of what is `revoking`: state and due time stay as they are; what is anything else is left alone."""
+    token = await book.token()
+    number, stuck = [await book.reserved(token) for _ in range(2)]
+    await book.moved(number, LeaseState.RESERVED, LeaseState.REVOKING, due_in_ms=HOUR_MS)
+    await book.moved(stuck, LeaseState.RESERVED, LeaseState.REVOKING)
+    await book.moved(stuck, LeaseState.REVOKING, LeaseState.STUCK, due_in_ms=HOUR_MS)
+    before = [await book.lease(each) for each in (number, stuck)]
+    ending = [LeaseState.REVOKING, LeaseState.STUCK]
+    step = Step(
+        numbers=[number, stuck],
+        epoch=before[0].epoch,
+        expect=ending,
+        to=LeaseState.REVOKING,
+        stage=Stage.SESSIONS_ENDED,
+        due_in_ms=None,
+    )
+    assert await book.store.step(replace(step, epoch=step.epoch + 1)) == frozenset()
+    assert await book.store.step(step) == {number}
+    assert [await book.lease(each) for each in (number, stuck)] == [replace(before[0], stage=Stage.SESSIONS_ENDED), before[1]]
