@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError
@@ -12,10 +15,10 @@ from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Session
 
 _LAST_OID = (1 << 32) - 1
+_OIDS_REMEMBERED = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
+class Present(Struct, frozen=True):
     """A lease's user that is there: under this OID, by this name."""
 
     user: User
@@ -55,9 +58,15 @@ class Results:
 
 def oid_of(user: User) -> int:
     """The OID that the lease knows; 0, which no role has, where it knows none."""
-    if not user.identity.isascii() or not user.identity.isdecimal():
+    return _oid(user.identity)
+
+
+@lru_cache(_OIDS_REMEMBERED)
+def _oid(identity: str) -> int:
+    # Asked for a dozen times for each user of a batch.
+    if not identity.isascii() or not identity.isdecimal():
         return 0
-    oid = int(user.identity)
+    oid = int(identity)
     return oid if oid <= _LAST_OID else 0
 
 
