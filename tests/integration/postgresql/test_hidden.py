@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from broker.clock import stopwatch_s
+from broker.errors import DatabaseUnavailable
 from broker.secret import Secret
 from broker_postgresql import hidden
 
@@ -145,6 +146,29 @@ async def test_login_that_hides_before_the_drop_is_ended(scene: Any) -> None:
         [dropped] = await scene.engine.drop([user])
         assert dropped.error is None
         assert not await scene.root.fetch(IN_PROGRESS)
+
+
+async def test_server_that_dies_meanwhile_is_asked_again(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server killed while the broker waits to see whose a login is makes the stage fail; after the restart it is done as ever."""
+    monkeypatch.setattr(hidden, "PATIENCE_S", float(LIMIT_S))
+    server = scene.place.server
+    user, password = await scene.create()
+    login = attack(scene, user.name, password, LONG_S)
+    await until(lambda: _count(scene, 1))
+    await scene.engine.disable([user])
+    ending = asyncio.ensure_future(scene.engine.end_sessions([user]))
+    await until(lambda: _waits(scene))
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(DatabaseUnavailable):
+        await ending
+    await asyncio.to_thread(server.start)
+    assert isinstance((await asyncio.gather(login, return_exceptions=True))[0], Exception)
+    monkeypatch.setattr(hidden, "PATIENCE_S", 0.2)
+    assert gone(await scene.remove([user]))
+
+
+async def _waits(scene: Any) -> bool:
+    return bool(scene.engine._hidden._since_s)
 
 
 async def test_prepared_transaction_is_no_login(scene: Any) -> None:

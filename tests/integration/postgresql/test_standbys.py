@@ -144,6 +144,29 @@ async def test_standby_that_is_down_is_named_until_it_is_back(pair: Pair) -> Non
     assert gone(await scene.remove([user, other]))
 
 
+async def test_standby_killed_in_the_middle_is_named(pair: Pair) -> None:
+    """One that dies while a batch waits for it to catch up fails the batch at once, by name; after its restart the revocation ends."""
+    scene = pair.scene
+    user, password = await scene.create()
+    wire = await pair.session(user.name, password)
+    await pair.there.execute("SELECT pg_wal_replay_pause()")
+    await scene.engine.disable([user])
+    ending = asyncio.ensure_future(scene.engine.end_sessions([user]))
+    if scene.place.limited:
+        # It has asked before, and now waits.
+        async with asyncio.timeout(LIMIT_S):
+            while not await pair.there.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^broker/'"):
+                await asyncio.sleep(0.02)
+    else:
+        with pytest.raises(CLOSED):
+            await wire.fetchval("SELECT pg_sleep(60)")
+    pair.standby.kill()
+    [outcome] = await ending
+    assert "can't be reached" in str(outcome.error)
+    pair.standby.start()
+    assert gone(await scene.remove([user]))
+
+
 async def test_standby_that_was_restarted_is_asked_again(pair: Pair) -> None:
     """A restart of the standby, which cuts the broker's connection to it, does not count as being away."""
     scene = pair.scene
