@@ -71,7 +71,7 @@ class Engine:
         self._standbys = Standbys(self._settings.standbys, connector, self._lanes)
         self._stock = Stock(new_password, self._settings.scram_iterations)
         self._server_clock: tuple[int, float] | None = None
-        self._hidden = Hidden()
+        self._hidden = Hidden(where)
         self._creators = Creators(origin.broker)
         self._issuer = Issuer(self._lanes, self._creators, self._server_now_ms, sends_verifier=self._settings.sends_verifier)
 

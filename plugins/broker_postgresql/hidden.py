@@ -16,6 +16,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from broker.clock import stopwatch_s
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Session
@@ -26,6 +28,8 @@ _LIMIT_S = 2.0
 _PAUSES_S = (0.002, 0.003, 0.005, 0.01, 0.02)
 _ENDED = re.compile(r"broker ended (\d+) (\d+)")
 _UNTOLD = re.compile(r"broker untold (\d+)")
+
+log = structlog.get_logger(__name__)
 
 Login = tuple[int, str]
 """Process id and virtual transaction: one attempt to log in."""
@@ -42,9 +46,10 @@ class Found:
 
 
 class Hidden:
-    """The logins in progress on one server, and since when each has been seen."""
+    """The logins in progress on one server, which the log calls `place`, and since when each has been seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self._place = place
         self._since_s: dict[Login, float] = {}
 
     async def end(self, session: Session, oids: Sequence[int]) -> Found:
@@ -65,6 +70,11 @@ class Hidden:
 
     async def _tell_apart(self, session: Session, oids: Sequence[int], logins: set[Login]) -> Found:
         ended, untold = await _end_as_each(session, oids, [pid for pid, _ in logins])
+        if ended:
+            # Nobody does this by accident: whoever leased these users should be asked.
+            log.warning(
+                "ended logins that hid", place=self._place, identities=sorted(map(str, set(ended.values()))), logins=len(ended)
+            )
         going = {login for login in logins if login[0] in ended}
         deadline_s = stopwatch_s() + _LIMIT_S
         while going and stopwatch_s() < deadline_s:

@@ -75,7 +75,7 @@ class Standby:
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._address = (host, port)
         self._connector = connector
-        self._hidden = Hidden()
+        self._hidden = Hidden(f"standby {self.name}")
         self._session: Session | None = None
         self._closed = False
         self._turn = asyncio.Lock()

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 
 from broker.clock import stopwatch_s
 from broker.errors import DatabaseUnavailable
@@ -130,12 +131,19 @@ async def test_group_that_logs_in_is_told_from_its_member(scene: Any) -> None:
 
 
 async def test_every_hidden_login_of_a_batch_is_ended(scene: Any) -> None:
-    """Several users with several hidden logins each lose them all in one call, and the bystander of the batch nothing."""
+    """Several users with several hidden logins each lose them all in one call, the bystander nothing; the log says whose they were."""
     made = [await scene.create() for _ in range(3)]
     logins = [attack(scene, user.name, word, LONG_S) for user, word in made[:2] for _ in range(2)]
     async with hiding(scene, *logins):
-        assert gone(await scene.remove([user for user, _ in made]))
+        with structlog.testing.capture_logs() as logged:
+            assert gone(await scene.remove([user for user, _ in made]))
         assert not await scene.root.fetch(IN_PROGRESS)
+    [line] = logged
+    assert (line["place"], line["identities"], line["logins"]) == (
+        "connection test",
+        sorted(user.identity for user, _ in made[:2]),
+        4,
+    )
 
 
 async def test_login_that_hides_before_the_drop_is_ended(scene: Any) -> None:
