@@ -22,6 +22,8 @@ SLICE = 100
 """Objects in one transaction; a table with its indexes, sequences and types takes some ten locks to drop."""
 _PAGE = 10_000
 _STATEMENTS = 1_000
+_BRIEFLY = "SET LOCAL lock_timeout = '200ms';"
+"""While we wait for an object, all who want it after us wait too."""
 _LAST_OID = (1 << 32) - 1
 _GONE = ("42704", "42P01", "42883", "3F000")
 _TOGETHER = frozenset({
@@ -60,7 +62,7 @@ def moving(heir: str) -> How:
 def dropping(kind: str, names: Sequence[str]) -> str:
     """Has objects dropped, unless others depend on them."""
     if kind == "large object":
-        return ";".join(f"SELECT pg_catalog.lo_unlink({name})" for name in names)
+        return f"SELECT pg_catalog.lo_unlink(o) FROM pg_catalog.unnest(ARRAY[{', '.join(names)}]::pg_catalog.oid[]) o"  # noqa: S608 - OIDs
     keyword = _KEYWORDS.get(kind, kind.upper())
     lists = [", ".join(names)] if kind in _TOGETHER else names
     return ";".join(f"DROP {keyword} IF EXISTS {some}" for some in lists)
@@ -122,7 +124,7 @@ async def _by_the_slice(
 
     async def act(some: Sequence[T]) -> None:
         pace.check(session.greeting.database)
-        await session.run(text(some))
+        await session.run(_BRIEFLY + text(some))
         pace.done += len(some)
 
     async def fail(_one: T, error: asyncpg.PostgresError) -> None:

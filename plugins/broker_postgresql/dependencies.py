@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import identifier
+from broker_postgresql.quoting import comment, identifier
 from broker_postgresql.session import Session
 
 _NAMED_AT_MOST = 5
@@ -49,6 +49,4 @@ def _remedy(one: Present, database: str, found: Sequence[Dependency], heir: str)
     more = [f"and {count - _NAMED_AT_MOST} more"] if count > _NAMED_AT_MOST else []
     described = ", ".join(known[:_NAMED_AT_MOST] + more) if known else f"{count} objects"
     hand_over = f"REASSIGN OWNED BY {name} TO {heir or 'CURRENT_USER'}; " if any(one.owned for one in found) else ""
-    # The comment's end must not come from a name inside it.
-    comment = f"in database {identifier(database)}: {described}".replace("*/", "* /").replace("/*", "/ *")
-    return f"/* {comment} */ {hand_over}DROP OWNED BY {name};"
+    return f"{comment(f'in database {identifier(database)}: {described}')} {hand_over}DROP OWNED BY {name};"

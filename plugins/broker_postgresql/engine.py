@@ -25,7 +25,7 @@ from broker.engines.protocol import (
 )
 from broker.errors import EngineError
 from broker.model import Json, Terms, UserName
-from broker_postgresql import login, ownership, revoke, settings, sweep, terms
+from broker_postgresql import login, ownership, prepared, revoke, settings, sweep, terms
 from broker_postgresql.connector import Connector
 from broker_postgresql.creators import Creators
 from broker_postgresql.hidden import Hidden
@@ -148,7 +148,13 @@ class Engine:
 
     async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.disable`."""
-        return await self._stage(users, revoke.disable)
+        outcomes = await self._stage(users, revoke.disable)
+        blocked = [user for user, outcome in zip(users, outcomes, strict=True) if outcome.error]
+        if not blocked:
+            return outcomes
+        await prepared.clear_the_way(self._lanes.revoking, blocked)
+        again = {outcome.number: outcome for outcome in await self._stage(blocked, revoke.disable)}
+        return [again.get(outcome.number, outcome) for outcome in outcomes]
 
     async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.end_sessions`."""

@@ -18,7 +18,7 @@ from broker_postgresql.bulk import Pace
 from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import identifier
+from broker_postgresql.quoting import comment, identifier
 from broker_postgresql.session import Session
 from broker_postgresql.terms import RoleOptions
 
@@ -71,12 +71,13 @@ def _named(objects: Sequence[str]) -> str:
 
 def _statements(session: Session, code: Sequence[asyncpg.Record]) -> tuple[str, ...]:
     """What takes the code away; nothing else does where a column's type or a partition's key is to blame."""
-    where = f"/* in database {identifier(session.greeting.database)} */"
-    return tuple(f"{where} {row['statement']};" for row in code if row["statement"])
+    return tuple(f"{_where(session)} {row['statement']};" for row in code if row["statement"])
 
 
 def _by_hand(session: Session, one: Present) -> tuple[str, ...]:
     name = identifier(one.name)
-    return (
-        f"/* in database {identifier(session.greeting.database)} */ REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name};",
-    )
+    return (f"{_where(session)} REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name};",)
+
+
+def _where(session: Session) -> str:
+    return comment(f"in database {identifier(session.greeting.database)}")

@@ -54,9 +54,10 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
         _contain(present, found, results, home)
     # First, since they hold locks on what is to be handed over or dropped.
     await prepared.roll_back(lane, transactions, results)
-    work = _Work(lane, home, login, found, results, Pace(stopwatch_s() + (_ALONE_S if len(present) == 1 else _AMONG_OTHERS_S)))
-    await work.free([one for one in present if one.oid not in work.heavy])
-    await work.free([one for one in present if one.oid in work.heavy])
+    work = _Work(lane, home, login, found, results)
+    limit_s = _ALONE_S if len(present) == 1 else _AMONG_OTHERS_S
+    for heavy in (False, True):
+        await work.free([one for one in present if (one.oid in work.heavy) is heavy], limit_s)
     if found:
         async with lane.session() as session:
             await _report_rest(session, present, results)
@@ -111,7 +112,7 @@ def _contain(present: Sequence[Present], found: Sequence[Dependency], results: R
 class _Work:
     """What is to be done for users, database by database."""
 
-    def __init__(self, lane: Lane, home: str, login: str, found: Sequence[Dependency], results: Results, pace: Pace) -> None:
+    def __init__(self, lane: Lane, home: str, login: str, found: Sequence[Dependency], results: Results) -> None:
         self.heavy = {dependency.oid for dependency in found if dependency.owned and dependency.count > bulk.SLICE}
         """By OID, who owns more than is done in one go."""
         self._lane = lane
@@ -119,10 +120,11 @@ class _Work:
         self._login = login
         self._found = found
         self._results = results
-        self._pace = pace
+        self._pace = Pace(stopwatch_s())
 
-    async def free(self, users: Sequence[Present]) -> None:
-        """Does for these users, in every database, what their terms say."""
+    async def free(self, users: Sequence[Present], limit_s: float) -> None:
+        """Does for these users, in every database, what their terms say; those who own much go on for the time given."""
+        self._pace = Pace(stopwatch_s() + limit_s)
         able = {one.oid: one for one in users if not self._results.failed(one.user)}
         where = {(one.database or self._home, one.oid) for one in self._found if one.oid in able}
         for database in sorted({database for database, _ in where}, key=lambda name: (name != self._home, name)):
@@ -169,7 +171,7 @@ class _Work:
             await session.run(f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY}); DROP OWNED BY {names}")
 
         async def fail(one: Present, error: asyncpg.PostgresError) -> None:
-            self._remains(session, one, first_line(error))
+            await self._remains(session, one, error)
 
         await in_halves([one for one in some if one.oid not in owned], revoke, fail)
         for one in sorted((one for one in some if one.oid in owned), key=lambda one: owned[one.oid]):
@@ -195,16 +197,17 @@ class _Work:
             await self._by_the_slice(session, one, how)
             error = await attempt([one], act)
         if error:
-            self._remains(session, one, first_line(error))
+            await self._remains(session, one, error)
 
     async def _by_the_slice(self, session: Session, one: Present, how: bulk.How) -> None:
         loose = "foreign_keys" if how is bulk.dropping else "policies"
         await bulk.run_each(session, loose, one.oid, self._pace)
         await bulk.work_off(session, one.oid, how, self._pace)
 
-    def _remains(self, session: Session, one: Present, why: str) -> None:
-        remedy = dependencies.remedies(one, self._found, session.greeting.database)
-        self._results.fail(one.user, UserRemains(f"{session.greeting.database}: {why}", remedy=remedy))
+    async def _remains(self, session: Session, one: Present, error: asyncpg.PostgresError) -> None:
+        here = session.greeting.database
+        remedy = (*await prepared.obstacles(session, one, error), *dependencies.remedies(one, self._found, here))
+        self._results.fail(one.user, UserRemains(f"{here}: {first_line(error)}", remedy=remedy))
 
 
 async def _report_rest(session: Session, present: Sequence[Present], results: Results) -> None:

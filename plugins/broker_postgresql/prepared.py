@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from broker.engines.protocol import User
 from broker.errors import EngineError, UserRemains
-from broker_postgresql.failures import first_line
-from broker_postgresql.identity import Present, Results
+from broker_postgresql.failures import LOCK_TIMEOUT, first_line
+from broker_postgresql.identity import Present, Results, ours
 from broker_postgresql.lanes import Lane
+from broker_postgresql.membership import join
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import identifier, literal
+from broker_postgresql.quoting import comment, identifier, literal
 from broker_postgresql.session import Session
 
 
@@ -30,6 +32,38 @@ async def find(session: Session, users: Sequence[Present]) -> list[Transaction]:
     by_name = {one.name: one for one in users}
     rows = await session.rows(QUERIES["prepared_transactions"], list(by_name))
     return [Transaction(by_name[row["owner"]], row["gid"], row["database"]) for row in rows]
+
+
+async def clear_the_way(lane: Lane, users: Sequence[User]) -> None:
+    """Rolls back what the users prepared, and what else keeps their roles locked as far as it can be told.
+
+    A transaction that changed its own role and was prepared keeps that role from being changed, also when the user's sessions are
+    gone; prepared under SET ROLE it belongs to the group. What stays shows in what is blocked by it.
+    """
+    async with lane.session() as session:
+        present = await ours(session, users)
+        transactions = await find(session, present)
+        await join(session, [transaction.one for transaction in transactions])
+        if session.greeting.superuser:
+            by_oid = {one.oid: one for one in present}
+            held = await session.rows(QUERIES["holders_of_roles"], list(by_oid))
+            own = {transaction.gid for transaction in transactions}
+            transactions += [
+                Transaction(by_oid[row["oid"]], row["gid"], row["database"]) for row in held if row["gid"] not in own
+            ]
+    await roll_back(lane, transactions, Results(users))
+
+
+async def obstacles(session: Session, one: Present, error: asyncpg.PostgresError) -> tuple[str, ...]:
+    """After a wait for a lock that was in vain: statements that end prepared transactions which hold such locks, if there are any."""
+    if error.sqlstate != LOCK_TIMEOUT:
+        return ()
+    rows = await session.rows(QUERIES["obstacles"], one.oid)
+    return tuple(_by_hand(row["gid"], f"in database {identifier(row['database'])}, of {row['owner']}") for row in rows)
+
+
+def _by_hand(gid: str, about: str) -> str:
+    return f"{comment(about)} ROLLBACK PREPARED {literal(gid)};"
 
 
 async def roll_back(lane: Lane, transactions: Sequence[Transaction], results: Results) -> None:
@@ -58,5 +92,5 @@ async def _roll_back_one(session: Session, transaction: Transaction, results: Re
         if not session.greeting.superuser:
             await session.run("RESET ROLE")
     except asyncpg.PostgresError as error:
-        remedy = f"/* in database {identifier(transaction.database)} */ {statement}"
+        remedy = _by_hand(transaction.gid, f"in database {identifier(transaction.database)}")
         results.fail(transaction.one.user, UserRemains(f"a prepared transaction stays: {first_line(error)}", remedy=(remedy,)))

@@ -178,67 +178,97 @@ FROM pg_roles r WHERE r.rolname = $2
 -- :name owned_code
 -- What of $1 (OID) in this database would run, or be evaluated, with the rights of whoever owned it next, and the statement that
 -- takes it away where there is one. All that is not known to be mere data counts: of what is owned, relations other than tables and
--- sequences, functions, operators and the like, domains, ranges, and casts of types; of owned tables,
--- rules, triggers and policies, foreign keys with actions (those run as the table's owner, and with them defaults and checks),
--- and expressions over others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses). $2 rows.
-WITH mine AS (
+-- sequences, functions, operators and the like, domains, ranges, and casts of types; of owned tables, rules, triggers and policies,
+-- foreign keys with actions (those run as the table's owner, and with them defaults and checks), and expressions over others'
+-- functions or types (the server itself evaluates indexes' ones as the owner when it analyses). OFFSET keeps the look-ups by
+-- object: whatever else is planned for catalogues that nobody analysed takes minutes where there are thousands. $2 rows.
+WITH mine AS MATERIALIZED (
   SELECT d.classid, d.objid
   FROM pg_shdepend d
   WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1::oid AND d.deptype = 'o'
     AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-), tables AS (
-  SELECT c.oid FROM mine JOIN pg_class c ON mine.classid = 'pg_class'::regclass AND c.oid = mine.objid WHERE c.relkind IN ('r', 'p')
-), evaluated AS (
-  SELECT 'pg_attrdef'::regclass AS classid, a.oid FROM tables JOIN pg_attrdef a ON a.adrelid = tables.oid
+), relations AS MATERIALIZED (
+  SELECT c.oid, c.relkind
+  FROM mine CROSS JOIN LATERAL (SELECT oid, relkind FROM pg_class WHERE oid = mine.objid OFFSET 0) c
+  WHERE mine.classid = 'pg_class'::regclass
+), tables AS MATERIALIZED (
+  SELECT oid FROM relations WHERE relkind IN ('r', 'p')
+), types AS MATERIALIZED (
+  SELECT t.oid, t.typtype
+  FROM mine CROSS JOIN LATERAL (SELECT oid, typtype FROM pg_type WHERE oid = mine.objid OFFSET 0) t
+  WHERE mine.classid = 'pg_type'::regclass
+), evaluated AS MATERIALIZED (
+  SELECT 'pg_attrdef'::regclass AS classid, a.oid
+  FROM tables CROSS JOIN LATERAL (SELECT oid FROM pg_attrdef WHERE adrelid = tables.oid OFFSET 0) a
   UNION ALL
-  SELECT 'pg_constraint'::regclass, k.oid FROM tables JOIN pg_constraint k ON k.conrelid = tables.oid AND k.contype <> 'f'
+  SELECT 'pg_constraint'::regclass, k.oid
+  FROM tables CROSS JOIN LATERAL (SELECT oid FROM pg_constraint WHERE conrelid = tables.oid AND contype <> 'f' OFFSET 0) k
   UNION ALL
-  SELECT 'pg_class'::regclass, i.indexrelid FROM tables JOIN pg_index i ON i.indrelid = tables.oid
+  SELECT 'pg_class'::regclass, i.indexrelid
+  FROM tables CROSS JOIN LATERAL (SELECT indexrelid FROM pg_index WHERE indrelid = tables.oid OFFSET 0) i
   UNION ALL
-  SELECT 'pg_statistic_ext'::regclass, x.oid FROM tables JOIN pg_statistic_ext x ON x.stxrelid = tables.oid
+  SELECT 'pg_statistic_ext'::regclass, x.oid
+  FROM tables CROSS JOIN LATERAL (SELECT oid FROM pg_statistic_ext WHERE stxrelid = tables.oid OFFSET 0) x
   UNION ALL
   SELECT 'pg_class'::regclass, tables.oid FROM tables
+), depending AS MATERIALIZED (
+  SELECT DISTINCT evaluated.classid, evaluated.oid, e.refclassid, e.refobjid
+  FROM evaluated CROSS JOIN LATERAL (
+    SELECT refclassid, refobjid
+    FROM pg_depend
+    WHERE classid = evaluated.classid AND objid = evaluated.oid AND objsubid = 0 AND refobjid >= 16384
+      AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass, 'pg_opclass'::regclass, 'pg_type'::regclass)
+    OFFSET 0
+  ) e
 ), found AS (
-  SELECT mine.classid, mine.objid, 0 AS objsubid
+  SELECT classid, objid, 0 AS objsubid
   FROM mine
-  LEFT JOIN pg_class c ON mine.classid = 'pg_class'::regclass AND c.oid = mine.objid
-  LEFT JOIN pg_type t ON mine.classid = 'pg_type'::regclass AND t.oid = mine.objid
-  WHERE NOT (coalesce(c.relkind IN ('r', 'p', 'S'), false)
-    OR coalesce(t.typtype IN ('e', 'c', 'm'), false)
-    OR mine.classid IN ('pg_namespace'::regclass, 'pg_largeobject'::regclass, 'pg_collation'::regclass,
-      'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
-      'pg_default_acl'::regclass, 'pg_user_mapping'::regclass))
+  WHERE classid NOT IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_namespace'::regclass, 'pg_largeobject'::regclass,
+    'pg_collation'::regclass, 'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
+    'pg_default_acl'::regclass, 'pg_user_mapping'::regclass)
   UNION ALL
-  SELECT 'pg_cast'::regclass, k.oid, 0
-  FROM mine
-  JOIN pg_type t ON mine.classid = 'pg_type'::regclass AND t.oid = mine.objid AND t.typtype NOT IN ('r', 'm')
-  JOIN pg_cast k ON t.oid IN (k.castsource, k.casttarget)
+  SELECT 'pg_class'::regclass, oid, 0 FROM relations WHERE relkind NOT IN ('r', 'p', 'S')
   UNION ALL
-  SELECT 'pg_rewrite'::regclass, w.oid, 0 FROM tables JOIN pg_rewrite w ON w.ev_class = tables.oid
+  SELECT 'pg_type'::regclass, oid, 0 FROM types WHERE typtype NOT IN ('e', 'c', 'm')
   UNION ALL
-  SELECT 'pg_trigger'::regclass, g.oid, 0 FROM tables JOIN pg_trigger g ON g.tgrelid = tables.oid
-  WHERE NOT g.tgisinternal AND g.tgparentid = 0
+  SELECT DISTINCT 'pg_cast'::regclass, k.oid, 0
+  FROM pg_cast k JOIN types t ON t.oid IN (k.castsource, k.casttarget) AND t.typtype NOT IN ('r', 'm')
   UNION ALL
-  SELECT 'pg_policy'::regclass, p.oid, 0 FROM tables JOIN pg_policy p ON p.polrelid = tables.oid
+  SELECT 'pg_rewrite'::regclass, w.oid, 0
+  FROM tables CROSS JOIN LATERAL (SELECT oid FROM pg_rewrite WHERE ev_class = tables.oid OFFSET 0) w
   UNION ALL
-  SELECT 'pg_constraint'::regclass, k.oid, 0 FROM tables JOIN pg_constraint k ON k.conrelid = tables.oid
-  WHERE k.contype = 'f' AND k.conparentid = 0 AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))
+  SELECT 'pg_trigger'::regclass, g.oid, 0
+  FROM tables CROSS JOIN LATERAL (
+    SELECT oid FROM pg_trigger WHERE tgrelid = tables.oid AND NOT tgisinternal AND tgparentid = 0 OFFSET 0) g
   UNION ALL
-  SELECT DISTINCT evaluated.classid, evaluated.oid, 0
-  FROM evaluated
-  JOIN pg_depend e ON e.classid = evaluated.classid AND e.objid = evaluated.oid AND e.objsubid = 0 AND e.refobjid >= 16384
-  LEFT JOIN pg_type t ON e.refclassid = 'pg_type'::regclass AND t.oid = e.refobjid
-  WHERE (e.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass, 'pg_opclass'::regclass)
-      OR t.typtype IN ('d', 'r', 'm'))
+  SELECT 'pg_policy'::regclass, p.oid, 0
+  FROM tables CROSS JOIN LATERAL (SELECT oid FROM pg_policy WHERE polrelid = tables.oid OFFSET 0) p
+  UNION ALL
+  SELECT 'pg_constraint'::regclass, k.oid, 0
+  FROM tables CROSS JOIN LATERAL (
+    SELECT oid FROM pg_constraint
+    WHERE conrelid = tables.oid AND contype = 'f' AND conparentid = 0
+      AND (confupdtype IN ('c', 'n', 'd') OR confdeltype IN ('c', 'n', 'd'))
+    OFFSET 0
+  ) k
+  UNION ALL
+  SELECT DISTINCT e.classid, e.oid, 0
+  FROM depending e
+  WHERE NOT (e.refclassid = 'pg_type'::regclass
+      AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = e.refobjid AND t.typtype IN ('d', 'r', 'm')))
     AND NOT EXISTS (
       SELECT FROM pg_depend x JOIN pg_extension n ON n.oid = x.refobjid JOIN pg_roles r ON r.oid = n.extowner
       WHERE x.classid = e.refclassid AND x.objid = e.refobjid AND x.deptype = 'e' AND r.rolsuper)
   UNION ALL
   SELECT 'pg_class'::regclass, tables.oid, a.attnum
   FROM tables
-  JOIN pg_attribute a ON a.attrelid = tables.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
-  JOIN pg_type t ON t.oid = a.atttypid
-  LEFT JOIN pg_type b ON b.oid IN (t.typelem, t.typbasetype)
+  CROSS JOIN LATERAL (
+    SELECT attnum, atttypid FROM pg_attribute
+    WHERE attrelid = tables.oid AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384
+    OFFSET 0
+  ) a
+  CROSS JOIN LATERAL (SELECT typtype, typelem, typbasetype FROM pg_type WHERE oid = a.atttypid OFFSET 0) t
+  LEFT JOIN LATERAL (SELECT oid, typtype FROM pg_type WHERE oid IN (t.typelem, t.typbasetype) OFFSET 0) b ON true
   WHERE t.typtype IN ('r', 'm') OR (b.typtype IN ('r', 'm') AND b.oid >= 16384)
 )
 SELECT pg_describe_object(f.classid, f.objid, f.objsubid) AS object,
@@ -271,14 +301,19 @@ ORDER BY d.objid DESC
 LIMIT $3
 
 -- :name owned_names
--- What of these is still owned by $1 (OID), as statements name it; sequences of a table's columns go with the table.
--- $2 classes, $3 OIDs.
+-- What of these is still owned by $1 (OID), as statements name it; sequences of a table's columns go with the table. OFFSET keeps
+-- the look-up by object: by owner it would read all that there is, for every slice. $2 classes, $3 OIDs.
 SELECT i.type AS kind, i.identity AS name
 FROM unnest($2::oid[], $3::oid[]) WITH ORDINALITY AS a (classid, objid, place)
-JOIN pg_shdepend d ON d.classid = a.classid AND d.objid = a.objid AND d.refobjid = $1::oid AND d.deptype = 'o'
-  AND d.refclassid = 'pg_authid'::regclass AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+CROSS JOIN LATERAL (
+  SELECT d.refclassid, d.refobjid
+  FROM pg_shdepend d
+  WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND d.classid = a.classid AND d.objid = a.objid AND d.objsubid = 0 AND d.deptype = 'o'
+  OFFSET 0
+) owner
 CROSS JOIN LATERAL pg_identify_object(a.classid, a.objid, 0) i
-WHERE i.identity IS NOT NULL AND NOT EXISTS (
+WHERE owner.refclassid = 'pg_authid'::regclass AND owner.refobjid = $1::oid AND i.identity IS NOT NULL AND NOT EXISTS (
   SELECT FROM pg_depend s
   WHERE s.classid = 'pg_class'::regclass AND s.objid = a.objid AND a.classid = s.classid
     AND s.refclassid = 'pg_class'::regclass AND s.refobjsubid <> 0 AND s.deptype IN ('a', 'i'))

@@ -31,6 +31,11 @@ def identifiers(names: Sequence[str]) -> str:
     return ", ".join(identifier(name) for name in names)
 
 
+def comment(text: str) -> str:
+    """`text` as a comment, which a name inside it can't end."""
+    return f"/* {text.replace('*/', '* /').replace('/*', '/ *')} */"
+
+
 def moment(at_ms: int) -> str:
     """A moment (Unix milliseconds) as a constant that reads the same whatever `DateStyle` and `TimeZone` say."""
     return f"'{datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=' ')}'"

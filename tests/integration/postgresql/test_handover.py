@@ -56,11 +56,21 @@ CODE = {
 }
 """What a user makes, and what it is called in what the server says of it."""
 LASTING = {
-    "partition key over a function": FUNCTION + "CREATE TABLE p_{n} (a int) PARTITION BY RANGE (f_{n}(a))",
-    "column of a range type": "CREATE TYPE r_{n} AS RANGE (SUBTYPE = int); CREATE TABLE c_{n} (a r_{n})",
-    "column of an array of ranges": "CREATE TYPE r_{n} AS RANGE (SUBTYPE = int); CREATE TABLE c_{n} (a r_{n}[])",
+    "partition key over a function": (FUNCTION, "CREATE TABLE p_{n} (a int) PARTITION BY RANGE (f_{n}(a))"),
+    "column of a range type": ("CREATE TYPE r_{n} AS RANGE (SUBTYPE = int)", "CREATE TABLE c_{n} (a r_{n})"),
+    "column of an array of ranges": ("CREATE TYPE r_{n} AS RANGE (SUBTYPE = int)", "CREATE TABLE c_{n} (a r_{n}[])"),
+    "column of a domain over a range": (
+        "CREATE TYPE r_{n} AS RANGE (SUBTYPE = int); CREATE DOMAIN d_{n} AS r_{n}",
+        "CREATE TABLE c_{n} (a d_{n})",
+    ),
 }
-"""What can't be taken away without data."""
+"""What can't be taken away without data: what an accomplice makes, and what the user makes with it."""
+BORROWED = {
+    "index over a function": (FUNCTION, "CREATE INDEX x_{n} ON t_{n} (f_{n}(b))"),
+    "check": (FUNCTION, "ALTER TABLE t_{n} ADD CONSTRAINT x_{n} CHECK (f_{n}(b) > 0)"),
+    "trigger": (TRIGGER, "CREATE TRIGGER x_{n} BEFORE DELETE ON t_{n} FOR EACH ROW EXECUTE FUNCTION g_{n}()"),
+}
+"""Code that an accomplice makes, and a user whose table runs it."""
 
 
 def terms(code: str = "contain", heir: str = KEEPER) -> Terms:
@@ -88,9 +98,21 @@ async def owning(scene: Any, of: Terms, statements: str) -> Any:
     return user
 
 
+async def with_accomplice(scene: Any, of: Terms, theirs: str, own: str) -> Any:
+    """Such a user, after another one made something for it."""
+    user, password = await scene.create(of)
+    other, word = await scene.create()
+    wire = await scene.session(other.name, word)
+    await wire.execute(theirs.replace("{n}", f"{user.number}"))
+    wire = await scene.session(user.name, password)
+    table = "CREATE TABLE t_{n} (a int PRIMARY KEY, b int DEFAULT 1); INSERT INTO t_{n} VALUES (1); "
+    await wire.execute((table + own).replace("{n}", f"{user.number}"))
+    return user
+
+
 async def owners(scene: Any, user: Any) -> dict[str, str]:
     """Who owns which relation of the user's number."""
-    query = "SELECT relname::text, relowner::regrole::text FROM pg_class WHERE relname ~ $1 AND relkind <> 'i'"
+    query = "SELECT relname::text, relowner::regrole::text FROM pg_class WHERE relname ~ $1 AND relkind NOT IN ('i', 't')"
     return {row[0]: row[1].strip('"') for row in await scene.root.fetch(query, f"_{user.number}($|\\D)")}
 
 
@@ -139,9 +161,21 @@ async def test_code_is_dropped_where_the_role_says_so(keeper: Any, kind: str) ->
 @pytest.mark.parametrize("code", ["contain", "drop"])
 async def test_code_that_is_part_of_data_keeps_its_user(keeper: Any, kind: str, code: str) -> None:
     """Where the code can't be taken away without rows, the user stays whatever the role says, and the rows with it."""
-    user = await owning(keeper, terms(code), LASTING[kind])
+    user = await with_accomplice(keeper, terms(code), *LASTING[kind])
     assert f"_{user.number}" in str(error_of(await keeper.remove([user])))
-    assert set((await owners(keeper, user)).values()) == {user.name}
+    assert (await owners(keeper, user))[f"t_{user.number}"] == user.name
+
+
+@pytest.mark.parametrize("kind", BORROWED)
+async def test_code_of_an_accomplice_acts_for_nobody(keeper: Any, kind: str) -> None:
+    """A table that would run another user's function as its owner is not handed over before that is taken off it."""
+    user = await with_accomplice(keeper, terms(), *BORROWED[kind])
+    assert f"x_{user.number}" in str(error_of(await keeper.remove([user])))
+    assert (await owners(keeper, user))[f"t_{user.number}"] == user.name
+    user = await with_accomplice(keeper, terms("drop"), *BORROWED[kind])
+    assert gone(await keeper.remove([user]))
+    assert (await owners(keeper, user))[f"t_{user.number}"] == KEEPER
+    assert not await keeper.root.fetchval("SELECT count(*) FROM pg_class WHERE relname = $1::text", f"x_{user.number}")
 
 
 async def test_mere_data_goes_to_an_heir_without_rights(keeper: Any) -> None:
