@@ -11,7 +11,20 @@ import structlog
 from msgspec.structs import replace
 
 from broker.clock import Clock
-from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Swept, Traits, User
+from broker.engines.protocol import (
+    Engine,
+    Extension,
+    Health,
+    Lack,
+    NewUser,
+    Outcome,
+    Password,
+    Rehearsal,
+    Seen,
+    Swept,
+    Traits,
+    User,
+)
 from broker.engines.settings import EngineSettings
 from broker.engines.watch import Verdict, Watch, health_verdict
 from broker.errors import DatabaseUnavailable, EngineError, LimitExceeded
@@ -144,6 +157,25 @@ class Guard:
         """See `Engine.prove_absent`."""
         run = partial(self._engine.prove_absent, users)
         return await self._batch("prove_absent", self._settings.remove_timeout_s, users, run)
+
+    async def preflight(self, terms: Sequence[Terms]) -> Sequence[Lack]:
+        """See `Engine.preflight`."""
+        run = partial(self._engine.preflight, terms)
+        return await self._watch.call("preflight", self._settings.issue_timeout_s, run)
+
+    async def rehearse(self, terms: Terms) -> Rehearsal:
+        """See `Engine.rehearse`."""
+        run = partial(self._engine.rehearse, terms)
+        return await self._watch.call("rehearse", self._settings.issue_timeout_s, run)
+
+    def plain_terms(self) -> Terms:
+        """See `Engine.plain_terms`."""
+        return self._watch.clean_at_once("plain_terms", self._engine.plain_terms)
+
+    async def log_in(self, user: User, password: Secret) -> None:
+        """See `Engine.log_in`."""
+        run = partial(self._engine.log_in, user, password)
+        await self._watch.call("log_in", self._settings.connect_timeout_s, run, (password,))
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""

@@ -37,6 +37,8 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Whether the server itself refuses logins after the lease's time."""
     prepares: bool = False
     """Whether `prepare` and `enable` are offered."""
+    rehearses: bool = False
+    """Whether `preflight`, `rehearse`, `plain_terms` and `log_in` are offered."""
     marker: Literal["comment", "name", "role"] = "name"
     drop_ends_sessions: bool = False
     users_per_batch: int = 1
@@ -119,6 +121,27 @@ class Swept(Struct, frozen=True, kw_only=True):
     place: str = ""
     """The server of the cluster; empty for the one that takes writes."""
     error: EngineError | None = None
+
+
+class Lack(Struct, frozen=True, kw_only=True):
+    """Something that the broker's login at a database may not do, or that is not there."""
+
+    need: str
+    """What is missing, or what it would be for; the same want has the same text."""
+    remedy: str = ""
+    """What gives it, to be run by an administrator of the database; empty where nothing simple does."""
+    reason: str = ""
+    """What the database answered when it was tried; empty where it was only looked up."""
+    fatal: bool = False
+    """Whether no user at all can be made without it."""
+
+
+class Rehearsal(Struct, frozen=True, kw_only=True):
+    """How a role's instructions did when they were tried."""
+
+    warnings: Sequence[str] = ()
+    removable: bool = True
+    """Whether such users can be removed as they were made; False where a real one would only be left behind."""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -205,6 +228,33 @@ class Engine(Protocol):
         """Stage 5: no such user, no session of it, nothing pending in its name.
 
         And no late statement of a dead process of this broker can bring it back. `UserRemains` otherwise.
+        """
+        ...
+
+    async def preflight(self, terms: Sequence[Terms]) -> Sequence[Lack]:
+        """What is missing for users of these terms: looked up, then tried out with a user that nobody else ever sees. Leaves no trace.
+
+        Raises `DatabaseUnavailable`.
+        """
+        ...
+
+    async def rehearse(self, terms: Terms) -> Rehearsal:
+        """Has a role's instructions make, renew and remove a user that nobody else ever sees. Leaves no trace.
+
+        Raises `InstructionsFailed` naming the instruction and the place in it, `DatabaseUnavailable`, and `EngineError` where it was not
+        the instructions that failed.
+        """
+        ...
+
+    def plain_terms(self) -> Terms:
+        """Instructions of the engine's own for a user without any right but to log in; it is made only to see that this works."""
+        ...
+
+    async def log_in(self, user: User, password: Secret) -> None:
+        """Opens a session as an application would, and ends it again.
+
+        Raises `InstructionsFailed` where the password is refused, so that the user was made with another one or none; `EngineError` where
+        the server has another reason, `DatabaseUnavailable` where it does not answer.
         """
         ...
 

@@ -16,10 +16,12 @@ from broker.engines.protocol import (
     PROTOCOL_VERSION,
     Extension,
     Health,
+    Lack,
     NewUser,
     Origin,
     Outcome,
     Password,
+    Rehearsal,
     Seen,
     Swept,
     Traits,
@@ -32,6 +34,8 @@ from broker.secret import Secret
 
 FAIL = "fail"
 """A creation instruction that the database refuses."""
+NO_PASSWORD = "no password"
+"""A creation instruction that makes the user with another password than it is told."""
 OWN = "own"
 """A creation instruction after which the user owns something."""
 DROP_OWNED = "drop_owned"
@@ -66,6 +70,8 @@ class MemoryServer:
         self.abandoned: dict[str, set[int]] = {}
         """Sessions of users that are no more, by the users' identities."""
         self.cluster = f"memory {next(self._clusters)}"
+        self.lacks: list[Lack] = []
+        """What the broker's login lacks."""
         self._numbers = itertools.count(1)
 
     def add(self, name: str, marker: str = "", password: str = "") -> Account:
@@ -101,7 +107,9 @@ class MemoryPlugin:
 
     protocol_version: ClassVar[int] = PROTOCOL_VERSION
     secret_fields: ClassVar[frozenset[str]] = frozenset({"password"})
-    traits: ClassVar[Traits] = Traits(kind="memory", server_expiry=True, prepares=True, marker="comment", users_per_batch=64)
+    traits: ClassVar[Traits] = Traits(
+        kind="memory", server_expiry=True, prepares=True, rehearses=True, marker="comment", users_per_batch=64
+    )
 
     def __init__(self, server: MemoryServer) -> None:
         self._server = server
@@ -216,6 +224,29 @@ class MemoryEngine:
         """See `Engine.prove_absent`."""
         return self._each(users, _still_there)
 
+    async def preflight(self, terms: Sequence[Terms]) -> Sequence[Lack]:  # noqa: ARG002 - terms need no rights here
+        """See `Engine.preflight`."""
+        return list(self._server.lacks)
+
+    async def rehearse(self, terms: Terms) -> Rehearsal:
+        """See `Engine.rehearse`."""
+        if FAIL in terms.creation:
+            raise InstructionsFailed(f"creation_statements, statement {terms.creation.index(FAIL) + 1}: refused")
+        kept = OWN in terms.creation and not terms.options.get(DROP_OWNED)
+        return Rehearsal(warnings=("users of this role would own something",) if kept else (), removable=not kept)
+
+    def plain_terms(self) -> Terms:
+        """See `Engine.plain_terms`."""
+        return Terms(creation=("plain",))
+
+    async def log_in(self, user: User, password: Secret) -> None:
+        """See `Engine.log_in`."""
+        account = self._own(user)
+        session = self._server.log_in(user.name, password)
+        if session is None or account is None:
+            raise InstructionsFailed("the user was refused with its password")
+        account.sessions.discard(session)
+
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""
         swept = [Swept(identity=identity, sessions=len(some)) for identity, some in self._server.abandoned.items() if some]
@@ -241,7 +272,7 @@ class MemoryEngine:
         if user.name in self._server.accounts and self._own(user) is None:
             raise UserNameTaken
         account = self._own(user) or self._server.add(user.name, user.marker)
-        account.password = order.password.text
+        account.password = Secret("another") if NO_PASSWORD in user.terms.creation else order.password.text
         account.expires_ms = self._server.clock.now_ms() + order.lifetime_ms
         account.owns = OWN in user.terms.creation
         account.can_login = False

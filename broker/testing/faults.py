@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from broker.engines.protocol import Engine, Extension, Health, NewUser, Outcome, Password, Seen, Swept, Traits, User
+from broker.engines.protocol import (
+    Engine,
+    Extension,
+    Health,
+    Lack,
+    NewUser,
+    Outcome,
+    Password,
+    Rehearsal,
+    Seen,
+    Swept,
+    Traits,
+    User,
+)
 from broker.model import Terms, UserName
+from broker.secret import Secret
 
 Before: TypeAlias = Callable[[str], Awaitable[None]]
 
@@ -95,6 +109,25 @@ class Interposed:
         """See `Engine.prove_absent`."""
         await self._before("prove_absent")
         return await self._inner.prove_absent(users)
+
+    async def preflight(self, terms: Sequence[Terms]) -> Sequence[Lack]:
+        """See `Engine.preflight`."""
+        await self._before("preflight")
+        return await self._inner.preflight(terms)
+
+    async def rehearse(self, terms: Terms) -> Rehearsal:
+        """See `Engine.rehearse`."""
+        await self._before("rehearse")
+        return await self._inner.rehearse(terms)
+
+    def plain_terms(self) -> Terms:
+        """See `Engine.plain_terms`."""
+        return self._inner.plain_terms()
+
+    async def log_in(self, user: User, password: Secret) -> None:
+        """See `Engine.log_in`."""
+        await self._before("log_in")
+        await self._inner.log_in(user, password)
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""
