@@ -21,6 +21,8 @@ _STATEMENTS = {
     LeaseState.GONE: "move_to_gone",
 }
 
+_STEPS = {LeaseState.GONE: "step_to_gone"}
+
 
 def move(db: sqlite3.Connection, now_ms: int, cipher: Cipher, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
     """See `Store.move`."""
@@ -38,10 +40,7 @@ def step(db: sqlite3.Connection, now_ms: int, one: Step) -> frozenset[LeaseNumbe
         "stage": int(one.stage),
         "due": now_ms + (one.due_in_ms or 0),
     }
-    if one.due_in_ms is None:
-        statement = "step_on"
-    else:
-        statement = "step_to_gone" if one.to is LeaseState.GONE else "step_to_revoking"
+    statement = "step_on" if one.due_in_ms is None else _STEPS.get(one.to, "step_to_revoking")
     return frozenset(LeaseNumber(number) for (number,) in db.execute(SQL[statement], values).fetchall())
 
 
