@@ -29,6 +29,7 @@ _TABLE = [
     (errors.InstructionsFailed("i"), 400, ("i",), None),
     (errors.UserMissing("u"), 400, ("u",), None),
     (errors.UserRemains("r"), 400, ("r",), None),
+    (errors.WorkContinues("r"), 400, ("r",), None),
     (errors.StateConflict("c"), 400, ("c",), None),
     (errors.SealBroken("secret"), 500, ("internal error",), None),
     (errors.StoreDamaged("secret"), 500, ("internal error",), None),
