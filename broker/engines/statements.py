@@ -29,6 +29,27 @@ def render(text: str, /, **variables: str) -> str:
     return _VARIABLE.sub(lambda match: variables.get(match[1], match[0]), text)
 
 
+def place(text: str, offset: int, /, **variables: str) -> tuple[int, int]:
+    """Line and column, from 1, in a text as it was written, of what stands at `offset` of `render(text, **variables)`.
+
+    For what a variable stands for it is where that variable begins.
+    """
+    written = rendered = 0
+    for match in _VARIABLE.finditer(text):
+        value = variables.get(match[1], match[0])
+        at = rendered + match.start() - written
+        if offset < at:
+            break
+        if offset < at + len(value):
+            return _line_and_column(text, match.start())
+        written, rendered = match.end(), at + len(value)
+    return _line_and_column(text, written + offset - rendered)
+
+
+def _line_and_column(text: str, at: int) -> tuple[int, int]:
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
 def expiration(at_ms: int) -> str:
     """A moment as `{{expiration}}` shows it: `YYYY-MM-DD HH:MM:SS+0000`, whole seconds, always UTC."""
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S%z")

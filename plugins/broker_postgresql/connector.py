@@ -10,6 +10,7 @@ import asyncpg
 
 from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
+from broker.secret import Secret
 from broker_postgresql.failures import first_line
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Greeting, Session, Wire, cluster_of, greet
@@ -106,6 +107,19 @@ class Connector:
             return session
         wire.terminate()
         raise DatabaseUnavailable("the server belongs to another database cluster, and was left alone")
+
+    async def wire_of(self, host: str, port: int, user: str, password: Secret) -> Wire:
+        """A bare connection of somebody else's login to the home database of one host. Raises what the driver raises."""
+        return await asyncpg.connect(
+            host=host,
+            port=port,
+            user=user,
+            password=password.reveal(),
+            database=self.target.database,
+            ssl=self._tls,
+            timeout=self.target.connect_timeout_s or _HOST_TIMEOUT_S,
+            server_settings={"application_name": self.application_name},
+        )
 
     async def _settled(self, host: str, port: int, purpose: Purpose, database: str) -> Session:
         """A connection with what its server's release and our login allow to be set; the first connection tells.

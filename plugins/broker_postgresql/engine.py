@@ -14,18 +14,21 @@ from broker.engines.protocol import (
     PROTOCOL_VERSION,
     Extension,
     Health,
+    Lack,
     NewUser,
     Origin,
     Outcome,
     Password,
+    Rehearsal,
     Seen,
     Swept,
     Traits,
     User,
 )
 from broker.errors import EngineError
-from broker.model import Json, Terms, UserName
-from broker_postgresql import login, ownership, prepared, revoke, settings, sweep, terms
+from broker.model import Json, LeaseNumber, Terms, UserName
+from broker.secret import Secret
+from broker_postgresql import admission, login, ownership, preflight, prepared, rehearse, revoke, settings, sweep, terms
 from broker_postgresql.connector import Connector
 from broker_postgresql.creators import Creators
 from broker_postgresql.hidden import Hidden
@@ -42,6 +45,7 @@ USERS_PER_BATCH = 256
 _PAGE = 5_000
 _CLOCK_VALID_S = 30.0
 _FAREWELL_S = 2.0
+_REHEARSED_MS = 3_600_000
 
 Stage = Callable[[Session, Sequence[User]], Awaitable[list[Outcome]]]
 
@@ -55,6 +59,7 @@ class Engine:
         takes_hash=True,
         server_expiry=True,
         prepares=True,
+        rehearses=True,
         marker="comment",
         users_per_batch=USERS_PER_BATCH,
     )
@@ -67,6 +72,7 @@ class Engine:
         self._names = self._settings.names()
         where = f"connection {name}"
         connector = Connector(where, self._settings, origin)
+        self._connector = connector
         self._lanes = Lanes(where, self._settings, connector)
         self._standbys = Standbys(self._settings.standbys, connector, self._lanes)
         self._stock = Stock(new_password, self._settings.scram_iterations)
@@ -172,6 +178,28 @@ class Engine:
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.prove_absent`."""
         return await self._standbys.follow(users, await self._stage(users, revoke.prove_absent))
+
+    async def preflight(self, terms_: Sequence[Terms]) -> Sequence[Lack]:
+        """See `Engine.preflight`."""
+        async with self._lanes.general.session() as session:
+            return await preflight.preflight(session, terms_, self.user_name("preflight", ""))
+
+    async def rehearse(self, terms_: Terms) -> Rehearsal:
+        """See `Engine.rehearse`. No creator makes the user: it would have to be made first, and would stay."""
+        name = self.user_name("rehearsal", "")
+        user = User(number=LeaseNumber(0), name=name, identity="", marker="broker: rehearsal", terms=terms_)
+        order = NewUser(user=user, password=Password(text=new_password()), lifetime_ms=_REHEARSED_MS)
+        await self._read_clock(self._lanes.general)
+        async with self._lanes.general.session() as session:
+            return await rehearse.rehearse(session, self._creators, order, self._server_now_ms() + _REHEARSED_MS)
+
+    def plain_terms(self) -> Terms:
+        """See `Engine.plain_terms`."""
+        return admission.PLAIN
+
+    async def log_in(self, user: User, password: Secret) -> None:
+        """See `Engine.log_in`."""
+        await admission.log_in(self._connector, user, password)
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""

@@ -12,6 +12,7 @@ from broker.engines.protocol import NewUser, Outcome
 from broker.engines.statements import expiration
 from broker.errors import DatabaseUnavailable, EngineError, InstructionsFailed, UserNameTaken
 from broker.secret import random_below
+from broker_postgresql.admission import PLAIN
 from broker_postgresql.creation import CAN_LOGIN, NO_LOGIN, creation
 from broker_postgresql.creators import Creators
 from broker_postgresql.failures import first_line, is_transient
@@ -44,7 +45,8 @@ class Issuer:
         self._sends_verifier = sends_verifier
         self._colliding: set[tuple[str, ...]] = set()
         """Creation statements that were seen to collide with themselves; from then on they run one at a time."""
-        self._own: set[tuple[str, ...]] = set()
+        # No creator is made for a user that is only to show that the connection works.
+        self._own: set[tuple[str, ...]] = {PLAIN.creation}
         """Creation statements that need what our login alone may do, such as grants on its tables; no creator is asked again."""
 
     async def create(self, order: NewUser) -> str:

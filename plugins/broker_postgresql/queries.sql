@@ -448,3 +448,45 @@ SELECT rolname::text AS name, pg_has_role(session_user, oid, 'MEMBER WITH ADMIN 
 FROM pg_roles
 WHERE rolname = ANY ($1::name[]) AND NOT rolsuper AND rolname <> session_user
 ORDER BY rolname
+
+-- :name preflight
+-- What our login lacks, with the statement that gives it. $1 groups that users join, $2 roles that get what users own.
+WITH me AS (
+  SELECT oid, rolname, rolsuper, rolcreaterole, current_setting('server_version_num')::int >= 160000 AS new
+  FROM pg_roles WHERE rolname = session_user
+), g AS (
+  SELECT n.name, r.oid, r.rolsuper FROM unnest($1::text[]) AS n (name) LEFT JOIN pg_roles r ON r.rolname = n.name::name
+), o AS (
+  SELECT n.name, r.oid FROM unnest($2::text[]) AS n (name) LEFT JOIN pg_roles r ON r.rolname = n.name::name
+)
+SELECT kind, need, fix FROM (
+  SELECT 'login' AS kind, 'CREATEROLE' AS need, rolsuper OR rolcreaterole AS ok, format('ALTER ROLE %I CREATEROLE', rolname) AS fix
+  FROM me
+  UNION ALL
+  SELECT 'terms', 'group exists: ' || name, oid IS NOT NULL, format('CREATE ROLE %I NOLOGIN', name) FROM g
+  UNION ALL
+  SELECT 'terms', 'grant group: ' || g.name, me.rolsuper OR NOT g.rolsuper AND CASE
+           WHEN new THEN pg_has_role(me.oid, g.oid, 'MEMBER WITH ADMIN OPTION') ELSE rolcreaterole END,
+         format(CASE WHEN g.rolsuper THEN '-- %I is a superuser: choose another group'
+                     WHEN new THEN 'GRANT %I TO %I WITH ADMIN OPTION, INHERIT FALSE, SET FALSE'
+                     ELSE 'ALTER ROLE %2$I CREATEROLE' END, g.name, rolname)
+  FROM g, me WHERE g.oid IS NOT NULL
+  UNION ALL
+  SELECT 'terms', 'hand over to: ' || name,
+         o.oid IS NOT NULL AND pg_has_role(me.oid, o.oid, 'USAGE')
+           AND pg_has_role(me.oid, o.oid, CASE WHEN new THEN 'SET' ELSE 'MEMBER' END),
+         format(CASE WHEN o.oid IS NULL THEN 'CREATE ROLE %1$I NOLOGIN; GRANT %1$I TO %2$I' ELSE 'GRANT %1$I TO %2$I' END, name, rolname)
+  FROM o, me
+  UNION ALL
+  SELECT 'login', 'connect: ' || datname, has_database_privilege(me.oid, d.oid, 'CONNECT'),
+         format('GRANT CONNECT ON DATABASE %I TO %I', datname, rolname)
+  FROM pg_database d, me WHERE datallowconn
+  UNION ALL
+  SELECT 'terms', 'group connects: ' || name, has_database_privilege(oid, current_database(), 'CONNECT'),
+         format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name)
+  FROM g WHERE oid IS NOT NULL
+  UNION ALL
+  SELECT 'login', 'end sessions of dropped users', rolsuper OR pg_has_role(oid, 'pg_signal_backend', 'USAGE'),
+         format('GRANT pg_signal_backend TO %I', rolname)
+  FROM me
+) q WHERE NOT ok
