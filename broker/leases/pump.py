@@ -29,6 +29,8 @@ from broker.store.protocol import Handout, Move, Refusal
 _BATCH = 64
 _IN_FLIGHT = 2
 _WAITING_MOST = 4_096
+_PATIENCE_S = 0.05
+"""How long those who wait leave a batch alone; longer than it takes where nothing is the matter."""
 _SETTLE_AFTER_MS = 2_000
 """PostgreSQL flushes an asynchronous commit within three times `wal_writer_delay` (200 ms by default)."""
 
@@ -109,6 +111,8 @@ class _Lane:
         self._running: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._about_to_run = False
+        self._began_s = 0.0
+        self._second_look: asyncio.TimerHandle | None = None
 
     def submit(self, connection: Connection, item: HandoutItem) -> None:
         self._connection = connection
@@ -118,26 +122,41 @@ class _Lane:
                 limit="requests waiting per connection",
             )
         self._waiting.append(item)
-        if not self._about_to_run and len(self._running) < _IN_FLIGHT and self._is_due():
+        self._start_if_due()
+
+    def _start_if_due(self) -> None:
+        if self._about_to_run or len(self._running) >= _IN_FLIGHT:
+            return
+        loop = asyncio.get_running_loop()
+        if self._is_due():
             # It begins after whatever else is ready on the loop now, so that requests that came together go together.
             self._about_to_run = True
-            task = asyncio.get_running_loop().create_task(self._run())
+            task = loop.create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+        elif self._waiting and self._second_look is None:
+            self._second_look = loop.call_later(_PATIENCE_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._second_look = None
+        self._start_if_due()
 
     def _is_due(self) -> bool:
-        """Whether a batch is to begin: when none is under way, or as many wait as are under way.
+        """Whether a batch is to begin: when none is under way, or as many wait as are under way, or that takes long.
 
         A batch costs three flushes, however many it carries. Those who were answered together ask again one by one; the first of
         them would go off alone, and the flushes be spent on ever smaller batches.
         """
-        return len(self._waiting) >= max(1, self._under_way)
+        if len(self._waiting) >= max(1, self._under_way):
+            return True
+        return bool(self._waiting) and asyncio.get_running_loop().time() - self._began_s >= _PATIENCE_S
 
     async def _run(self) -> None:
         self._about_to_run = False
         while self._is_due():
             count = min(_BATCH, len(self._waiting))
             self._under_way += count
+            self._began_s = asyncio.get_running_loop().time()
             try:
                 await self._carry([self._waiting.popleft() for _ in range(count)])
             finally:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broker.errors import AuditUnavailable, DatabaseUnavailable, LimitExceeded, PermissionDenied, StoreUnavailable
+from broker.leases import pump
 from broker.model import LeaseState
 from broker.store.protocol import TokenEnd
 from broker.testing.engine import FAIL
@@ -429,8 +430,9 @@ async def test_a_pool_that_the_database_lost_is_made_anew(pooled: Any, token: An
     await pooled.check(answers)
 
 
-async def test_a_second_batch_waits_until_it_is_as_large_as_the_first(pooled: Any, token: Any) -> None:
+async def test_a_second_batch_waits_until_it_is_as_large_as_the_first(pooled: Any, token: Any, monkeypatch: Any) -> None:
     """Two that are under way leave one waiting; another that joins it starts the second batch, and all are served."""
+    monkeypatch.setattr(pump, "_PATIENCE_S", 60)
     gate = pooled.hold("before main.enable")
     asking = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(2)]
     await gate.entered.wait()
@@ -440,3 +442,16 @@ async def test_a_second_batch_waits_until_it_is_as_large_as_the_first(pooled: An
         assert len(await pooled.leases(LeaseState.ACTIVE)) == active
     gate.opened.set()
     await pooled.check(await asyncio.gather(*asking))
+
+
+async def test_a_batch_that_takes_long_holds_up_nobody(pooled: Any, token: Any) -> None:
+    """Two that the database keeps waiting do not keep a third one waiting, which alone is fewer than they are."""
+    gate = pooled.hold("before main.enable")
+    slow = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(2)]
+    await gate.entered.wait()
+    pooled.heal()
+    async with asyncio.timeout(10):
+        await pooled.issue(token, role="pooled")
+    assert not any(task.done() for task in slow)
+    gate.opened.set()
+    await pooled.check(await asyncio.gather(*slow))
