@@ -77,6 +77,11 @@ class RoleWrite(Wire):
         default=False, description="Whether the same token gets its living lease again instead of a new one, password included."
     )
     max_leases: LenientInt = Field(0, ge=0, description="The most live leases of the role; 0 means no limit.")
+    rehearse: LenientBool = Field(
+        default=True,
+        description="Whether a role whose statements or options changed is tried out before it is kept: a user is made, logs in, is renewed"
+        " and revoked. Not kept with the role.",
+    )
 
     @field_validator("credential_type")
     @classmethod
@@ -169,6 +174,35 @@ class RoleShown(BaseModel):
     prepared_users: int = Field(description="How many users are kept ready.")
     reissue: bool = Field(description="Whether the same token gets its living lease again.")
     max_leases: int = Field(description="The most live leases of the role; 0: no limit.")
+
+
+class Missing(BaseModel):
+    """Something that a connection's login lacks."""
+
+    need: str = Field(description="What is missing, or what it would be for.")
+    remedy: str = Field(description="The statement that gives it, for an administrator of the database; empty: nothing simple.")
+    reason: str = Field(description="What the database answered when it was tried; empty where it was only looked up.")
+    fatal: bool = Field(description="Whether no user at all can be made without it.")
+
+
+class Tried(BaseModel):
+    """One thing that was done with a user that nobody else got."""
+
+    step: str = Field(description="`made`, `logged in`, `renewed`, or `revoked and proved absent`.")
+    ok: bool = Field(description="Whether it worked.")
+    milliseconds: float = Field(description="How long it took.")
+    error: str = Field(description="Why it did not work.")
+    remedy: list[str] = Field(description="Statements that would let it work, where they are known.")
+
+
+class ConnectionCheck(BaseModel):
+    """Whether a connection has what leases need."""
+
+    connection: str = Field(description="Name of the connection.")
+    ok: bool = Field(description="Whether nothing is missing and everything worked.")
+    username: str = Field(description="The user that was made and removed again; empty where none can be made.")
+    missing: list[Missing] = Field(description="What the connection's login lacks, for the roles that there are.")
+    steps: list[Tried] = Field(description="What was done with that user, in order.")
 
 
 class Credentials(BaseModel):

@@ -15,9 +15,10 @@ from broker.catalog.connections import Connection
 from broker.catalog.engines import OpenEngines
 from broker.catalog.roles import Role
 from broker.engines.guard import Guard
+from broker.engines.protocol import Lack
 from broker.engines.registry import Registry
 from broker.errors import EngineError, InvalidRequest
-from broker.model import ConnectionNumber, Document, Json, LeaseState
+from broker.model import ConnectionNumber, Document, Json, LeaseState, Terms
 from broker.store.protocol import DocumentChange, Store
 
 _LINGER_MS = 600_000
@@ -159,6 +160,12 @@ class Catalog:
         found = self._cache.roles.get(name)
         return None if found is None else roles.shown(found)
 
+    def role_wanted(self, name: str, fields: RoleWrite) -> Role:
+        """What the role would be after `write_role`. Raises what that raises."""
+        wanted = roles.merged(self._cache.roles.get(name), name, fields)
+        self._check_terms(wanted)
+        return wanted
+
     async def write_role(self, name: str, fields: RoleWrite) -> list[str]:
         """Keeps a role, new or changed, and answers warnings. Raises `InvalidRequest` naming the field.
 
@@ -190,6 +197,9 @@ class Catalog:
             try:
                 if fields.verify_connection:
                     wanted = connections.verified(wanted, await _found(engine))
+                    warnings += await _lacks(
+                        engine, [role.terms for role in self._cache.roles.values() if role.db_name == name]
+                    )
                 else:
                     wanted = connections.unverified(old, wanted)
                 changes = []
@@ -272,6 +282,24 @@ def _retiring(old: Connection) -> list[DocumentChange]:
     kept = connections.former(old)
     written = [] if kept is old else [DocumentChange(connections.KIND, old.name, connections.to_body(kept))]
     return [*written, DocumentChange(connections.KIND, old.name)]
+
+
+async def _lacks(engine: Guard, terms: Sequence[Terms]) -> list[str]:
+    """What the connection's login lacks, each with what gives it. Raises `InvalidRequest` where no user could be made."""
+    if not engine.traits.rehearses:
+        return []
+    try:
+        lacks = await engine.preflight(terms)
+    except EngineError as error:
+        return [f"the login's rights could not be checked: {error}"]
+    fatal = [_told(lack) for lack in lacks if lack.fatal]
+    if fatal:
+        raise InvalidRequest(f"error creating database object: no user could be made: {'; '.join(fatal)}")
+    return [_told(lack) for lack in lacks]
+
+
+def _told(lack: Lack) -> str:
+    return f"missing: {lack.need}" + "".join(f"; {text}" for text in (lack.reason, lack.remedy) if text)
 
 
 async def _found(engine: Guard) -> str:

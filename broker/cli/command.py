@@ -11,6 +11,7 @@ from broker import __version__
 from broker.cli import exits
 from broker.cli.audit import app as audit
 from broker.cli.bench import bench
+from broker.cli.connection import app as connection
 from broker.cli.demo import demo
 from broker.cli.doctor import doctor
 from broker.cli.serve import serve
@@ -28,6 +29,7 @@ app.command()(demo)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(audit, name="audit")
+app.add_typer(connection, name="connection")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback shape

@@ -34,6 +34,7 @@ from broker.jobs import LONGEST_SLEEP_MS, Job, Jobs
 from broker.leases import records
 from broker.leases.backlog import BacklogWatch
 from broker.leases.bursts import BurstWatch
+from broker.leases.canary import Canary
 from broker.leases.clockwatch import ClockWatch
 from broker.leases.drain import Drainer
 from broker.leases.expire import Expirer
@@ -48,6 +49,7 @@ from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
 from broker.leases.sweep import Sweeper
 from broker.leases.tidy import Tidier
+from broker.leases.trial import Trials
 from broker.leases.users import Markers
 from broker.leases.witness import Witness
 from broker.metrics import Metrics
@@ -272,6 +274,7 @@ def services(ground: Ground, catalog: Catalog, leases: LeaseRoom, identity: Iden
         outlooks=Outlooks(leases.parts),
         drainer=leases.drainer,
         tidier=leases.tidier,
+        trials=Trials(leases.parts, Canary(leases.parts, leases.expirer)),
         metrics=ground.metrics,
         clock=ground.clock,
         facts=Facts(cluster_id=ground.origin.broker),

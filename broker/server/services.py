@@ -17,6 +17,7 @@ from broker.leases.query import Query
 from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
 from broker.leases.tidy import Tidier
+from broker.leases.trial import Trials
 from broker.metrics import Metrics
 from broker.server.settings import ServerSettings
 
@@ -48,6 +49,7 @@ class Services:
     outlooks: Outlooks
     drainer: Drainer
     tidier: Tidier
+    trials: Trials
     metrics: Metrics
     clock: Clock
     facts: Facts

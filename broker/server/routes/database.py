@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from broker.api.database import (
+    ConnectionCheck,
     ConnectionOutlook,
     ConnectionShown,
     ConnectionWrite,
     Credentials,
     Deletion,
     Held,
+    Missing,
     RoleOutlook,
     RoleShown,
     RoleWrite,
+    Tried,
 )
 from broker.api.envelope import Keys
 from broker.api.fields import short_text
 from broker.audit.entry import AuditResponse, rfc3339
-from broker.errors import NotFound
+from broker.errors import NotFound, UserRemains
+from broker.leases.canary import Step
 from broker.leases.issue import Ask, Issued
 from broker.leases.outlook import Outlook
+from broker.leases.trial import Check
 from broker.server.mounts import DATABASE, mount_of
 from broker.server.router import Access, Call, Reply, Table
 
@@ -75,6 +80,12 @@ async def reset_connection(call: Call) -> Reply:
     return Reply()
 
 
+@TABLE.add("update", "database/check/{name}", gives=ConnectionCheck)
+async def check_connection(call: Call) -> Reply:
+    """Says what a connection lacks: rights are looked up and tried, then a user is made, logs in, is renewed and revoked."""
+    return _checked(call.name, await call.services.trials.check(call.name, call.caller.token.number))
+
+
 @TABLE.add(
     "update",
     "database/roles/{name}",
@@ -84,7 +95,7 @@ async def reset_connection(call: Call) -> Reply:
 async def write_role(call: Call) -> Reply:
     """Makes or changes a role."""
     fields = call.decode(RoleWrite)
-    return Reply(warnings=await call.services.catalog.write_role(call.name, fields))
+    return Reply(warnings=await call.services.trials.write_role(call.name, fields, call.caller.token.number))
 
 
 @TABLE.add("read", "database/roles/{name}", gives=RoleShown)
@@ -149,6 +160,27 @@ def _connection_outlook(name: str, outlook: Outlook, how: Deletion) -> Reply:
         latest_expiry=_time(outlook.last_end_ms),
     )
     return Reply(data=shown.model_dump())
+
+
+def _checked(name: str, check: Check) -> Reply:
+    shown = ConnectionCheck(
+        connection=name,
+        ok=check.passed,
+        username=check.flight.username if check.flight else "",
+        missing=[Missing(need=lack.need, remedy=lack.remedy, reason=lack.reason, fatal=lack.fatal) for lack in check.lacks],
+        steps=[_tried(step) for step in check.flight.steps] if check.flight else [],
+    )
+    return Reply(data=shown.model_dump())
+
+
+def _tried(step: Step) -> Tried:
+    return Tried(
+        step=step.name,
+        ok=step.error is None,
+        milliseconds=round(step.took_ms, 1),
+        error="" if step.error is None else str(step.error),
+        remedy=list(step.error.remedy) if isinstance(step.error, UserRemains) else [],
+    )
 
 
 def _time(at_ms: int | None) -> str | None:

@@ -1,0 +1,106 @@
+"""Trial: a connection is checked when somebody asks, and a role is rehearsed when it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker.api.database import RoleWrite
+from broker.catalog.connections import Connection
+from broker.catalog.roles import Role
+from broker.engines.protocol import Lack
+from broker.errors import BrokerError, InstructionsFailed, InvalidRequest, LimitExceeded, PermissionDenied, UserRemains
+from broker.leases.canary import Canary, Flight
+from broker.leases.parts import Parts
+from broker.model import TokenNumber
+
+_WITHIN_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a connection lacks, and how a user fared there; None where none can be made."""
+
+    lacks: Sequence[Lack]
+    flight: Flight | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is missing and everything worked."""
+        return not self.lacks and self.flight is not None and self.flight.failure is None
+
+
+class Trials:
+    """Tries out connections and roles, with users that nobody else gets."""
+
+    def __init__(self, parts: Parts, canary: Canary) -> None:
+        self._parts = parts
+        self._canary = canary
+
+    async def check(self, name: str, token: TokenNumber) -> Check:
+        """The connection's rights, looked up and tried, for it and its roles; then a user is made, logs in, is renewed and revoked.
+
+        Raises `InvalidRequest` where there is no such connection or its engine can't tell, `DatabaseUnavailable`.
+        """
+        catalog = self._parts.catalog
+        connection = catalog.connection(name)
+        engine = await catalog.engine_for(connection)
+        if not engine.traits.rehearses:
+            raise InvalidRequest(f"connection {name}: its engine offers no check")
+        lacks = await engine.preflight([role.terms for role in catalog.roles() if role.db_name == name])
+        if any(lack.fatal for lack in lacks):
+            return Check(lacks, None)
+        return Check(lacks, await self._canary.fly(connection, engine, engine.plain_terms(), token))
+
+    async def write_role(self, name: str, fields: RoleWrite, token: TokenNumber) -> list[str]:
+        """Keeps a role whose instructions work, and answers warnings. See `Catalog.write_role`.
+
+        Where the database can't be asked now, or there is no such connection yet, it is kept all the same. Raises `InvalidRequest` that
+        names the instruction and the place which failed.
+        """
+        catalog = self._parts.catalog
+        old, wanted = catalog.role(name), catalog.role_wanted(name, fields)
+        changed = old is None or (old.terms, old.db_name) != (wanted.terms, wanted.db_name)
+        warnings: Sequence[str] = ()
+        if fields.rehearse and changed and wanted.db_name in catalog.connection_names():
+            warnings = await self._rehearsed(wanted, catalog.connection(wanted.db_name), token)
+        return [*await catalog.write_role(name, fields), *warnings]
+
+    async def _rehearsed(self, role: Role, connection: Connection, token: TokenNumber) -> Sequence[str]:
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                return await self._rehearse(role, connection, token)
+        except InstructionsFailed as error:
+            raise InvalidRequest(f"{error}; the role was not written (rehearse=false writes it untried)") from None
+        except TimeoutError:
+            return [f"not rehearsed to the end: connection {connection.name} took over {_WITHIN_S:g} s"]
+        except (InvalidRequest, PermissionDenied):
+            raise
+        except BrokerError as error:
+            return [f"not rehearsed: {error}"]
+
+    async def _rehearse(self, role: Role, connection: Connection, token: TokenNumber) -> Sequence[str]:
+        engine = await self._parts.catalog.engine_for(connection)
+        if not engine.traits.rehearses or not (role.terms.creation or role.terms.options):
+            return ()
+        rehearsal = await engine.rehearse(role.terms)
+        if not rehearsal.removable:
+            return rehearsal.warnings
+        try:
+            flight = await self._canary.fly(connection, engine, role.terms, token)
+        except LimitExceeded as error:
+            return [*rehearsal.warnings, f"not rehearsed to the end: {error}"]
+        return [*rehearsal.warnings, *_judged(flight)]
+
+
+def _judged(flight: Flight) -> Sequence[str]:
+    """Warnings about what is not for the role's instructions to put right. Raises `InstructionsFailed` for what is."""
+    warnings = []
+    for step in flight.steps:
+        if isinstance(step.error, InstructionsFailed):
+            raise step.error
+        if step.error is not None:
+            remedy = step.error.remedy if isinstance(step.error, UserRemains) else ()
+            warnings.append("; ".join([f"rehearsal: a user was not {step.name}: {step.error}", *remedy]))
+    return warnings
