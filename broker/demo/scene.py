@@ -24,6 +24,8 @@ GROUP = "shop_readers"
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _TIMEOUT_S = 10
+_HELPERS = f"{LOGIN}_"
+"""How the roles begin that the broker makes users with (docs/operate/login.md); users begin otherwise."""
 _FIRST_OF_USERS = 16_384
 """Objects below this number are the system's own (PostgreSQL, access/transam.h, FirstNormalObjectId)."""
 _T = TypeVar("_T")
@@ -51,7 +53,19 @@ class Scene:
         return await _connect(self.server.dsn(username, password, DATABASE))
 
     async def leased_users(self) -> list[str]:
-        """The database's own word on which roles exist besides its superuser, the group and the broker's login."""
+        """The database's own word on which roles exist besides its superuser, the group, the broker's login and its helpers."""
+        return [name for name in await self._roles() if not name.startswith(_HELPERS)]
+
+    async def dismiss_helpers(self) -> int:
+        """Drops the broker's helper roles, which outlive single leases; answers how many. None is left, nor any other role."""
+        helpers = ", ".join(f'"{name}"' for name in await self._roles() if name.startswith(_HELPERS))
+        if helpers:
+            await self.watch.execute(f"DROP OWNED BY {helpers}; DROP ROLE {helpers}")
+        if left := await self._roles():
+            raise DemoFailed(f"these roles are left in the database: {', '.join(left)}")
+        return helpers.count(",") + bool(helpers)
+
+    async def _roles(self) -> list[str]:
         query = "SELECT rolname FROM pg_roles WHERE oid >= $1 AND rolname <> ALL($2) ORDER BY oid"
         return [row["rolname"] for row in await self.watch.fetch(query, _FIRST_OF_USERS, [LOGIN, GROUP])]
 

@@ -50,7 +50,10 @@ class Story:
         left = await self.scene.leased_users()
         if left:
             raise DemoFailed(f"these users are left in the database: {', '.join(left)}")
-        await self.screen.done("0 rows: no role is left behind")
+        await self.screen.done("0 rows: no user is left behind")
+        self.screen.act("superuser", "DROP ROLE the helpers that a plain login makes its users with")
+        helpers = await self.scene.dismiss_helpers()
+        await self.screen.done(f"{helpers} helpers are gone, and no role is left behind")
 
     async def _introduce(self) -> None:
         scene, screen = self.scene, self.screen
