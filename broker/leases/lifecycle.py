@@ -43,6 +43,8 @@ class Event(StrEnum):
     """The quick attempts are used up; tried at a low rate from now on."""
     FORGOTTEN = "forgotten"
     """An operator forced it off the books; its user is no longer looked after."""
+    SEEN_AGAIN = "seen again"
+    """Its user is there though it was proved absent: a failover or a restored database brought it back."""
     FINISHED = "finished"
     """Its user is proved absent and the audit log has it."""
 
@@ -63,6 +65,7 @@ _TABLE: dict[Event, tuple[frozenset[LeaseState], LeaseState]] = {
     Event.DELAYED: (_ENDING, LeaseState.REVOKING),
     Event.STUCK: (_ENDING, LeaseState.STUCK),
     Event.FORGOTTEN: (frozenset({LeaseState.ACTIVE}) | _ENDING, LeaseState.GONE),
+    Event.SEEN_AGAIN: (frozenset({LeaseState.GONE}), LeaseState.REVOKING),
     Event.FINISHED: (_ENDING, LeaseState.GONE),
 }
 

@@ -188,7 +188,10 @@ class Store(Protocol):
         ...
 
     async def move(self, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
-        """Carries out transitions; answers the numbers that matched. `gone` erases the password and frees the ask key."""
+        """Carries out transitions; answers the numbers that matched. `gone` erases the password and frees the ask key.
+
+        A tombstone moves to `revoking` only by a move that has facts and expects `gone` alone; it then counts as live again.
+        """
         ...
 
     async def step(self, step: Step) -> frozenset[LeaseNumber]:
@@ -197,6 +200,10 @@ class Store(Protocol):
 
     async def lease(self, number: LeaseNumber) -> Lease | None:
         """One lease, a tombstone (`gone`) too; None when it was never written or has been tidied."""
+        ...
+
+    async def leases(self, numbers: Collection[LeaseNumber]) -> Sequence[Lease]:
+        """Those of the leases that there are, tombstones too, by number."""
         ...
 
     async def asked(self, ask_key: bytes) -> Lease | None:
@@ -300,6 +307,15 @@ class Store(Protocol):
 
     async def leases_in(self, states: Collection[LeaseState], *, after: LeaseNumber, limit: int) -> Sequence[Lease]:
         """Leases in `states` by number, for recovery, reconciling and lists of stuck ones."""
+        ...
+
+    async def leases_at(
+        self, connection: ConnectionNumber, state: LeaseState, *, beyond: Lease | None, limit: int
+    ) -> Sequence[Lease]:
+        """Leases of a connection in one state, by due time and number, beyond the lease where the last page ended (None: from the first).
+
+        One whose due time moves meanwhile may come twice, or, where it moved back, not at all.
+        """
         ...
 
     async def tally(self, connection: ConnectionNumber | None = None) -> Tally:

@@ -18,13 +18,13 @@ def reserve(
     db: sqlite3.Connection, now_ms: int, cipher: Cipher, reservations: Sequence[Reservation]
 ) -> Sequence[Refusal | None]:
     """See `Store.reserve`."""
-    _know_paths(db, cipher, reservations)
+    know_paths(db, cipher, (one.facts.path for one in reservations))
     return [_try(db, "reserve", _reservation(cipher, asked, now_ms)) for asked in reservations]
 
 
 def prepare(db: sqlite3.Connection, now_ms: int, cipher: Cipher, reservations: Sequence[Reservation]) -> None:
     """See `Store.prepare`."""
-    _know_paths(db, cipher, reservations)
+    know_paths(db, cipher, (one.facts.path for one in reservations))
     for asked in reservations:
         place = Place(asked.number, asked.connection, NO_TOKEN, cipher.family(asked.facts.path))
         db.execute(SQL["prepare"], _sealed(cipher, place, asked) | {"due": now_ms + asked.due_in_ms})
@@ -32,7 +32,7 @@ def prepare(db: sqlite3.Connection, now_ms: int, cipher: Cipher, reservations: S
 
 def hand_out(db: sqlite3.Connection, now_ms: int, cipher: Cipher, handouts: Sequence[Handout]) -> Sequence[Refusal | None]:
     """See `Store.hand_out`."""
-    _know_paths(db, cipher, handouts)
+    know_paths(db, cipher, (one.facts.path for one in handouts))
     places = places_of(db, (asked.number for asked in handouts))
     return [_hand_out(db, now_ms, cipher, asked, places.get(asked.number)) for asked in handouts]
 
@@ -87,9 +87,9 @@ def _try(db: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> R
     return Refusal.TOKEN_LIMIT if token_limit else Refusal.NOT_PREPARED
 
 
-def _know_paths(db: sqlite3.Connection, cipher: Cipher, asked: Sequence[Reservation | Handout]) -> None:
+def know_paths(db: sqlite3.Connection, cipher: Cipher, paths: Iterable[str]) -> None:
     """Writes down each path that is new, before a lease is counted on it."""
-    for path in {one.facts.path for one in asked}:
+    for path in set(paths):
         family = cipher.family(path)
         if db.execute(SQL["path_known"], {"family": family}).fetchone() is None:
             db.execute(SQL["add_path"], {"family": family, "path": cipher.seal_path(path)})

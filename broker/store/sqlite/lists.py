@@ -15,6 +15,7 @@ from broker.store.sqlite.queries import SQL
 
 _COMMON_STATES = frozenset({LeaseState.ACTIVE, LeaseState.GONE})
 """Most rows are in these; so lists by number go through the table instead of gathering a whole run of an index."""
+_EARLIEST = -(1 << 63)
 
 
 def prepared(db: sqlite3.Connection, cipher: Cipher, path: str, limit: int, *, after: LeaseNumber) -> Sequence[Lease]:
@@ -40,6 +41,26 @@ def leases_in(
     if rare := set(states) - _COMMON_STATES:
         found += numbers_in(db, Which(rare), after=after, limit=limit)
     return _leases(db, cipher, "leases", {"numbers": as_json(sorted(found)[:limit])})
+
+
+def leases(db: sqlite3.Connection, cipher: Cipher, numbers: Collection[LeaseNumber]) -> Sequence[Lease]:
+    """See `Store.leases`."""
+    return _leases(db, cipher, "leases", {"numbers": as_json(numbers)})
+
+
+def leases_at(
+    db: sqlite3.Connection,
+    cipher: Cipher,
+    connection: ConnectionNumber,
+    state: LeaseState,
+    *,
+    beyond: Lease | None,
+    limit: int,
+) -> Sequence[Lease]:
+    """See `Store.leases_at`."""
+    due, after = (_EARLIEST, 0) if beyond is None else (beyond.due_ms, beyond.number)
+    values = {"connection": connection, "state": int(state), "due": due, "after": after, "limit": limit}
+    return _leases(db, cipher, "leases_at", values)
 
 
 def numbers_of_path(db: sqlite3.Connection, family: int, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:

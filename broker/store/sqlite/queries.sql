@@ -65,6 +65,12 @@ WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch =
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
 
+-- name: move_from_gone
+-- To revoking once more. Its token may be no more; its path is known again.
+UPDATE OR FAIL lease
+SET state = :to, stage = :stage, attempts = :attempts, facts = :facts, due = :due, live = (token <> 0)
+WHERE number = :number AND state = 6 AND (:epoch IS NULL OR epoch = :epoch);
+
 -- name: step_to_revoking
 UPDATE lease SET state = :to, stage = :stage, due = :due, password = NULL, ask = NULL, unsettled = 0
 WHERE number IN (SELECT value FROM json_each(:numbers)) AND (1 << state) & :expect AND epoch = :epoch
@@ -142,6 +148,11 @@ SELECT count(*), min(due) FROM (
 -- name: leases
 SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
 WHERE number IN (SELECT value FROM json_each(:numbers)) ORDER BY number;
+
+-- name: leases_at
+-- A page of the run of the due index that holds them.
+SELECT number, state, stage, due, epoch, attempts, connection, token, family, facts, password FROM lease
+WHERE connection = :connection AND state = :state AND (due, number) > (:due, :after) ORDER BY due, number LIMIT :limit;
 
 -- name: first_due
 SELECT min(due) FROM lease WHERE connection = :connection AND state = :state;

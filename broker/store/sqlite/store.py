@@ -123,6 +123,10 @@ class SqliteStore:
         row = self._reader.row(SQL["lease"], {"number": number})
         return None if row is None else self._cipher.open_lease(LeaseRow(*row))
 
+    async def leases(self, numbers: Collection[LeaseNumber]) -> Sequence[Lease]:
+        """See `Store.leases`."""
+        return await self._reader.scan(lists.leases, self._cipher, numbers)
+
     async def asked(self, ask_key: bytes) -> Lease | None:
         """See `Store.asked`."""
         row = self._reader.row(SQL["asked"], {"ask": ask_key})
@@ -235,6 +239,12 @@ class SqliteStore:
     async def leases_in(self, states: Collection[LeaseState], *, after: LeaseNumber, limit: int) -> Sequence[Lease]:
         """See `Store.leases_in`."""
         return await self._reader.scan(lists.leases_in, self._cipher, states, after=after, limit=limit)
+
+    async def leases_at(
+        self, connection: ConnectionNumber, state: LeaseState, *, beyond: Lease | None, limit: int
+    ) -> Sequence[Lease]:
+        """See `Store.leases_at`."""
+        return await self._reader.scan(lists.leases_at, self._cipher, connection, state, beyond=beyond, limit=limit)
 
     async def tally(self, connection: ConnectionNumber | None = None) -> Tally:
         """See `Store.tally`."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from broker.model import LeaseNumber, LeaseState
 from broker.store.protocol import Move, Step
 from broker.store.sqlite.cipher import Cipher, Place
-from broker.store.sqlite.intents import as_json, places_of
+from broker.store.sqlite.intents import as_json, know_paths, places_of
 from broker.store.sqlite.queries import SQL
 
 _STATEMENTS = {
@@ -86,4 +86,8 @@ def _moved(db: sqlite3.Connection, now_ms: int, cipher: Cipher, one: Move, place
         if place is None:
             return False
         values["facts"], values["password"] = cipher.seal_lease(place, one.facts)
+    if one.facts is not None and LeaseState.GONE in one.expect:
+        # It counts again from now on; what counted it may have been tidied away.
+        know_paths(db, cipher, [one.facts.path])
+        return db.execute(SQL["move_from_gone"], values).rowcount == 1
     return db.execute(SQL[_STATEMENTS[one.to]], values).rowcount == 1

@@ -510,3 +510,60 @@ async def test_prepared_user_is_not_handed_out_under_another_path(book: Any) -> 
     """The user was made under the terms of its own role."""
     token, number = await book.token(), await book.pooled("database/creds/other")
     assert list(await book.store.hand_out([book.handout(number, token)])) == [Refusal.NOT_PREPARED]
+
+
+# reconciling --------------------------------------------------------------------------------------------------------
+
+
+async def test_leases_by_number_are_those_that_there_are(book: Any) -> None:
+    """Asked by number come all that exist, tombstones too, in order; what was never written or was tidied is left out."""
+    token = await book.token()
+    first, gone, tidied = [await book.active(token) for _ in range(3)]
+    await book.gone(tidied)
+    assert await book.store.tidy(10) == 1
+    await book.gone(gone, due_in_ms=HOUR_MS)
+    found = await book.store.leases([gone, tidied, first, LeaseNumber(4)])
+    assert [(lease.number, lease.state) for lease in found] == [(first, LeaseState.ACTIVE), (gone, LeaseState.GONE)]
+    assert found[0].facts == (await book.lease(first)).facts
+    assert list(await book.store.leases([])) == []
+
+
+async def test_leases_of_a_connection_come_page_by_page(book: Any) -> None:
+    """All of one connection in one state, each once, also where many fall due in the same moment; no others."""
+    token = await book.token()
+    wanted = [await book.active(token, due_in_ms=HOUR_MS * (1 + place // 4)) for place in range(9)]
+    await book.active(token, connection=ConnectionNumber(2))
+    await book.reserved(token)
+    found, beyond = [], None
+    while page := await book.store.leases_at(ConnectionNumber(1), LeaseState.ACTIVE, beyond=beyond, limit=2):
+        assert len(page) <= 2
+        found += [lease.number for lease in page]
+        beyond = page[-1]
+    assert sorted(found) == wanted
+
+
+async def test_tombstone_comes_back_to_be_revoked(book: Any) -> None:
+    """It counts as live until it is gone again, though its token and its path were forgotten meanwhile."""
+    token = await book.token()
+    number = await book.active(token)
+    await book.gone(number, due_in_ms=HOUR_MS)
+    await book.store.end_tokens([token], children=TokenEnd.WITH_CHILDREN)
+    await book.store.tidy(10)
+    lease = await book.lease(number)
+    again = Move(
+        number=number,
+        expect=(LeaseState.GONE,),
+        to=LeaseState.REVOKING,
+        due_in_ms=0,
+        epoch=lease.epoch,
+        facts=replace(lease.facts, reason="seen again"),
+    )
+    assert await book.store.move([replace(again, epoch=lease.epoch + 1)]) == frozenset()
+    assert await book.store.move([again]) == {number}
+    assert await book.store.move([again]) == frozenset()
+    assert list(await book.store.list_paths()) == [PATH]
+    assert await book.store.live_size(PATH) == 1
+    claimed = await book.store.claim_due((LeaseState.REVOKING,), limit=5, hold_ms=1_000)
+    assert [(one.number, one.facts.reason) for one in claimed] == [(number, "seen again")]
+    await book.moved(number, LeaseState.REVOKING, LeaseState.GONE, due_in_ms=HOUR_MS)
+    assert await book.store.live_size(PATH) == 0
