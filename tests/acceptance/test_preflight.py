@@ -167,6 +167,7 @@ async def test_role_is_written_while_its_database_is_away(broker: BrokerProcess,
     """A role of a database that does not answer is kept, and the answer says that it was not tried."""
     body = connection_to(bare.server, connection_url="postgresql://{{username}}:{{password}}@127.0.0.1:1/postgres")
     await broker.request("POST", "database/config/away", {**body, "verify_connection": False})
+    await broker.request("DELETE", "database/roles/later")
     answer = await broker.request("POST", "database/roles/later", {"db_name": "away", "creation_statements": [MAKES]})
     assert answer.status == 200, answer
     assert any(text.startswith("not rehearsed: ") for text in answer.body["warnings"])

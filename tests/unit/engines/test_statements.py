@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.engines.statements import decode, expiration, render
+from broker.engines.statements import decode, expiration, place, render
 from broker.errors import InvalidRequest
 
 SAFE = st.text(alphabet=st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters="'\"`\\"))
@@ -114,3 +114,19 @@ def test_decode_never_fails_otherwise(value: str | list[str]) -> None:
 def test_json_list_survives_base64(statements: list[str]) -> None:
     """What was encoded as a JSON list in base64 comes back unchanged."""
     assert decode(encoded(json.dumps(statements))) == statements
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "at"),
+    [
+        ("GRANT a TO b", "TO", (1, 9)),
+        ("x\ny {{name}} z", "z", (2, 12)),
+        ("x {{name}} {{other}} z", "z", (1, 22)),
+        ("x {{name}} y", "long", (1, 3)),
+        ("{{name}}\n{{name}} z", "z", (2, 10)),
+    ],
+)
+def test_place_is_where_it_was_written(text: str, found: str, at: tuple[int, int]) -> None:
+    """What stands somewhere in the filled-in text is found in the text as it was written, by line and column."""
+    rendered = render(text, name="a-long-name")
+    assert place(text, rendered.index(found), name="a-long-name") == at
