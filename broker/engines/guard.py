@@ -21,6 +21,7 @@ from broker.engines.protocol import (
     Password,
     Rehearsal,
     Seen,
+    Standing,
     Swept,
     Traits,
     User,
@@ -176,6 +177,10 @@ class Guard:
         """See `Engine.log_in`."""
         run = partial(self._engine.log_in, user, password)
         await self._watch.call("log_in", self._settings.connect_timeout_s, run, (password,))
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """See `Engine.look_up`."""
+        return await self._watch.call("look_up", self._settings.contain_timeout_s, partial(self._engine.look_up, users))
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""

@@ -100,6 +100,13 @@ class Health(Struct, frozen=True, kw_only=True):
     cluster: str = ""
     """Names the set of users that the server keeps: the same over restarts and failovers, another one where the same identity may
     be another user. A connection that leads to another cluster says nothing about users of the former. Empty: can't be told."""
+    timeline: str = ""
+    """Which line of commits the server goes on with. Another one than before means that a server took over which may lack the last
+    commits of its predecessor: users that were dropped may be back, new ones missing. Empty: can't be told."""
+    kept_until_ms: int | None = None
+    """By the predecessor's clock, when the last commit was made that this line has of it; None where that is not known."""
+    concerns: tuple[str, ...] = ()
+    """What is wrong with the servers of the connection and only people can put right, in sentences."""
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -109,6 +116,16 @@ class Seen(Struct, frozen=True, kw_only=True):
     identity: str
     marker: str
     can_login: bool
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How the user of a lease was found in the database."""
+
+    number: LeaseNumber
+    identity: str
+    can_login: bool
+    expires_ms: int | None = None
+    """When the server itself refuses logins, by its clock; None: never, or it does not do that."""
 
 
 class Swept(Struct, frozen=True, kw_only=True):
@@ -255,6 +272,13 @@ class Engine(Protocol):
 
         Raises `InstructionsFailed` where the password is refused, so that the user was made with another one or none; `EngineError` where
         the server has another reason, `DatabaseUnavailable` where it does not answer.
+        """
+        ...
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """How those users are that are there and their leases' own; who is left out is absent. Changes nothing.
+
+        Raises `DatabaseUnavailable`: then nothing is known of any.
         """
         ...
 

@@ -23,6 +23,7 @@ from broker.engines.protocol import (
     Password,
     Rehearsal,
     Seen,
+    Standing,
     Swept,
     Traits,
     User,
@@ -70,6 +71,7 @@ class MemoryServer:
         self.abandoned: dict[str, set[int]] = {}
         """Sessions of users that are no more, by the users' identities."""
         self.cluster = f"memory {next(self._clusters)}"
+        self.timeline = "1"
         self.lacks: list[Lack] = []
         """What the broker's login lacks."""
         self._numbers = itertools.count(1)
@@ -152,6 +154,7 @@ class MemoryEngine:
             server_time_ms=self._server.clock.now_ms(),
             round_trip_ms=0.0,
             cluster=self._server.cluster,
+            timeline=self._server.timeline,
         )
 
     def user_name(self, display_name: str, role: str) -> UserName:
@@ -246,6 +249,15 @@ class MemoryEngine:
         if session is None or account is None:
             raise InstructionsFailed("the user was refused with its password")
         account.sessions.discard(session)
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """See `Engine.look_up`."""
+        found = [(user.number, self._own(user)) for user in users]
+        return [
+            Standing(number=number, identity=account.identity, can_login=account.can_login, expires_ms=account.expires_ms)
+            for number, account in found
+            if account is not None
+        ]
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""

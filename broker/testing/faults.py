@@ -15,6 +15,7 @@ from broker.engines.protocol import (
     Password,
     Rehearsal,
     Seen,
+    Standing,
     Swept,
     Traits,
     User,
@@ -128,6 +129,11 @@ class Interposed:
         """See `Engine.log_in`."""
         await self._before("log_in")
         await self._inner.log_in(user, password)
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """See `Engine.look_up`."""
+        await self._before("look_up")
+        return await self._inner.look_up(users)
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""

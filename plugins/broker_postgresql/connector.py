@@ -11,9 +11,9 @@ import asyncpg
 from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
 from broker.secret import Secret
-from broker_postgresql.failures import first_line
+from broker_postgresql.hosts import Hosts
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.session import Greeting, Session, Wire, cluster_of, greet
+from broker_postgresql.session import Greeting, Session, Wire, cluster_of, greet, line_of
 from broker_postgresql.settings import ConnectionSettings
 from broker_postgresql.target import Target
 from broker_postgresql.tls import tls
@@ -65,6 +65,9 @@ class Purpose:
     settings: Mapping[str, str]
 
 
+_LOOK = Purpose(statement_timeout_s=5, lock_timeout_ms=1_000, settings={})
+
+
 class Connector:
     """Opens connections of one broker connection."""
 
@@ -77,19 +80,34 @@ class Connector:
         """What the server's release has beside `_PINNED`, as far as it is known."""
         self._quiet: dict[str, str] = {}
         self._cluster = ""
+        self._hosts = Hosts(self.target.hosts, where)
+
+    @property
+    def timeline(self) -> int:
+        """The highest timeline that a server was seen to have; 0 while none was."""
+        return self._hosts.timeline
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """See `Health.concerns`."""
+        return self._hosts.concerns
+
+    def doubt(self) -> None:
+        """Has the next connection ask all hosts, since the one that was worked with may be gone."""
+        self._hosts.doubt()
+
+    async def look(self) -> None:
+        """See `Hosts.look`."""
+        await self._hosts.look(lambda host, port: self._connect_to(host, port, _LOOK, self.target.database))
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
-        """A connection to the first host that takes writes; to the home database unless another one is named.
+        """A connection to the host that takes writes, of several the one with the highest timeline.
 
-        Raises `DatabaseUnavailable` that says what each host answered.
+        It leads to the home database unless another one is named. Raises `DatabaseUnavailable` that says what each host answered.
         """
-        refusals: list[str] = []
-        for host, port in self.target.hosts:
-            try:
-                return await self._settled(host, port, purpose, database or self.target.database)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable) as error:
-                refusals.append(f"{host}:{port}: {first_line(error) or type(error).__name__}")
-        raise DatabaseUnavailable(f"{self._where}: no server to work with; {'; '.join(refusals)}")
+        return await self._hosts.connect(
+            lambda host, port: self._settled(host, port, purpose, database or self.target.database)
+        )
 
     async def connect_to_standby(self, host: str, port: int, purpose: Purpose) -> Session:
         """A connection to the home database on one server of the cluster, whether or not it takes writes.
@@ -150,11 +168,11 @@ class Connector:
                 wire.terminate()
                 wire = await self._wire(host, port, purpose, database)
             greeting = await _writable(wire)
-            cluster = await self._same_cluster(wire)
+            cluster, line = await self._same_cluster(wire), await line_of(wire)
         except BaseException:
             wire.terminate()
             raise
-        return Session(wire, greeting, cluster)
+        return Session(wire, greeting, cluster, line)
 
     async def _wire(self, host: str, port: int, purpose: Purpose, database: str) -> Wire:
         return await asyncpg.connect(

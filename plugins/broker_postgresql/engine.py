@@ -21,6 +21,7 @@ from broker.engines.protocol import (
     Password,
     Rehearsal,
     Seen,
+    Standing,
     Swept,
     Traits,
     User,
@@ -32,6 +33,7 @@ from broker_postgresql import admission, login, ownership, preflight, prepared, 
 from broker_postgresql.connector import Connector
 from broker_postgresql.creators import Creators
 from broker_postgresql.hidden import Hidden
+from broker_postgresql.identity import standing
 from broker_postgresql.issue import Issuer
 from broker_postgresql.lanes import Lane, Lanes
 from broker_postgresql.late import starting_with
@@ -107,7 +109,8 @@ class Engine:
         await self._lanes.close()
 
     async def health(self) -> Health:
-        """See `Engine.health`."""
+        """See `Engine.health`. Where there are several hosts, it looks every few seconds which of them is to be worked with."""
+        await self._lanes.look()
         async with self._lanes.general.session() as session:
             greeting = await session.greet()
             self._set_clock(greeting)
@@ -118,6 +121,9 @@ class Engine:
                 round_trip_ms=greeting.round_trip_s * 1000,
                 started=greeting.started,
                 cluster=session.cluster,
+                timeline=session.line.name,
+                kept_until_ms=session.line.kept_until_ms,
+                concerns=self._lanes.concerns,
             )
 
     def user_name(self, display_name: str, role: str) -> UserName:
@@ -200,6 +206,11 @@ class Engine:
     async def log_in(self, user: User, password: Secret) -> None:
         """See `Engine.log_in`."""
         await admission.log_in(self._connector, user, password)
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """See `Engine.look_up`."""
+        async with self._lanes.revoking.session() as session:
+            return await standing(session, users)
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from msgspec import Struct
 from msgspec.structs import replace
 
-from broker.engines.protocol import Outcome, User
+from broker.engines.protocol import Outcome, Standing, User
 from broker.errors import EngineError
 from broker_postgresql.creators import makers
 from broker_postgresql.queries import QUERIES
@@ -89,6 +89,22 @@ async def ours(session: Session, users: Sequence[User]) -> list[Present]:
     if doubtful:
         present += await _recognised(session, doubtful)
     return present
+
+
+async def standing(session: Session, users: Sequence[User]) -> list[Standing]:
+    """See `Engine.look_up`."""
+    present = await ours(session, users)
+    rows = {row["oid"]: row for row in await session.rows(QUERIES["standing"], [one.oid for one in present])} if present else {}
+    return [
+        Standing(
+            number=one.user.number,
+            identity=str(one.oid),
+            can_login=rows[one.oid]["can_login"],
+            expires_ms=rows[one.oid]["expires_ms"],
+        )
+        for one in present
+        if one.oid in rows
+    ]
 
 
 async def with_makers(session: Session, users: Sequence[Present]) -> list[Present]:

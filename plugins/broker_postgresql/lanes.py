@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Origin
@@ -42,6 +42,7 @@ class Lane:
         self._idle_limit = idle
         self._slots = asyncio.Semaphore(size)
         self._idle: deque[Session] = deque()
+        self._in_use: set[Session] = set()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -60,7 +61,8 @@ class Lane:
         async with self._slots:
             session = await self._take()
             try:
-                yield session
+                with self._using(session):
+                    yield session
             except BaseException as error:
                 await self._after(error, session)
                 told = self._lanes.told(error)
@@ -78,7 +80,8 @@ class Lane:
                 await _close(self._idle.popleft())
             session = await self._lanes.connect(self._purpose, database)
             try:
-                yield session
+                with self._using(session):
+                    yield session
             except BaseException as error:
                 if not leaves_connection_usable(error):
                     self._lanes.give_up(session)
@@ -88,6 +91,20 @@ class Lane:
                 raise told from error
             finally:
                 await _close(session)
+
+    def cut(self, below: int) -> None:
+        """Ends at once whatever leads to a server of an earlier timeline, in use or not: it would do what is lost, or never answer."""
+        for session in [*self._idle, *self._in_use]:
+            if session.line.number < below:
+                session.wire.terminate()
+
+    @contextmanager
+    def _using(self, session: Session) -> Iterator[None]:
+        self._in_use.add(session)
+        try:
+            yield
+        finally:
+            self._in_use.discard(session)
 
     async def close(self) -> None:
         """Closes what is idle; what is in use is closed when it comes back."""
@@ -130,6 +147,7 @@ class Lanes:
         self._lifetime_s = settings.max_connection_lifetime
         self._connector = connector
         self._retired_s = 0.0
+        self._timeline = 0
         self._closed = False
         total = settings.open_connections
         enabling = 0 if total < _SHARED_BELOW else 1 if total < _DOUBLED_FROM else 2
@@ -140,7 +158,26 @@ class Lanes:
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
         """A new connection. Raises `DatabaseUnavailable`."""
-        return await self._connector.connect(purpose, database)
+        session = await self._connector.connect(purpose, database)
+        self._follow()
+        return session
+
+    async def look(self) -> None:
+        """Looks now and then whether another host is the one to work with by now, and leaves the former one. Never raises."""
+        await self._connector.look()
+        self._follow()
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """See `Health.concerns`."""
+        return self._connector.concerns
+
+    def _follow(self) -> None:
+        """Cuts the connections to servers that were superseded."""
+        if self._timeline < self._connector.timeline:
+            self._timeline = self._connector.timeline
+            for lane in {self.general, self.enabling, self.revoking}:
+                lane.cut(self._timeline)
 
     def fresh(self, session: Session) -> bool:
         """Whether a connection that nobody uses may be used again."""
@@ -157,6 +194,7 @@ class Lanes:
         self.late.note(session.greeting)
         session.wire.terminate()
         self.retire()
+        self._connector.doubt()
 
     def told(self, error: BaseException) -> BaseException:
         """The error as the engine's callers know it; a cancellation, or a mistake of the program, stays what it is."""

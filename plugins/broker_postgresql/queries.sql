@@ -29,8 +29,20 @@ SELECT system_identifier::text FROM pg_control_system()
 -- Stands in for it: OIDs of the home database ($1) and of our login, which no restart or failover changes.
 SELECT format('database %s, login %s', d.oid, r.oid) FROM pg_database d, pg_roles r WHERE d.datname = $1 AND r.rolname = current_user
 
+-- :name timeline
+-- A promotion begins another one; until when it has its predecessor's commits, the server knows until it restarts.
+SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
+       (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000)::bigint AS kept_until_ms
+WHERE NOT pg_is_in_recovery()
+
 -- :name server_clock
 SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+
+-- :name standing
+-- Whether users may log in, and until when. $1 OIDs.
+SELECT oid, rolcanlogin AS can_login,
+       CASE WHEN isfinite(rolvaliduntil) THEN (extract(epoch FROM rolvaliduntil) * 1000)::bigint END AS expires_ms
+FROM pg_roles WHERE oid = ANY ($1::oid[])
 
 -- :name names
 -- $1 OIDs

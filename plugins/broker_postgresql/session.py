@@ -55,6 +55,19 @@ class Greeting:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """The line of commits that a server goes on with (see `Health.timeline`); number 0 where it can't be told."""
+
+    number: int = 0
+    kept_until_ms: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As `Health.timeline` has it."""
+        return str(self.number) if self.number else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A message below an error: warnings, and what our own blocks tell us."""
 
@@ -62,7 +75,7 @@ class Notice:
     message: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """A connection in our hands; used by one task at a time."""
 
@@ -70,6 +83,7 @@ class Session:
     greeting: Greeting
     cluster: str = ""
     """See `Health.cluster`."""
+    line: Line = field(default_factory=Line)
     notices: list[Notice] = field(default_factory=list)
     born_s: float = field(default_factory=stopwatch_s)
     veil: Veil = field(default_factory=Veil)
@@ -137,6 +151,15 @@ async def greet(wire: Wire) -> Greeting:
     if row is None:
         raise DatabaseUnavailable("the broker's login is not among the server's roles")
     return Greeting(**row, seen_at_s=(before + now) / 2, round_trip_s=now - before)
+
+
+async def line_of(wire: Wire) -> Line:
+    """The line of commits of a server that takes writes. Raises what the driver raises."""
+    try:
+        row = await wire.fetchrow(QUERIES["timeline"], timeout=_GREETING_TIMEOUT_S)
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError, asyncpg.FeatureNotSupportedError):
+        row = None
+    return Line() if row is None else Line(int(row["timeline"], 16), row["kept_until_ms"])
 
 
 async def cluster_of(wire: Wire, home: str) -> str:

@@ -176,6 +176,26 @@ class EnginePromises:
         hold(isinstance(found[0], UserRemains), "a user that is there is not proved absent")
         hold(found[1] is None, "an absent one is")
 
+    async def test_looking_up_finds_ours_alone(self, subject: Subject) -> None:
+        """Of the users asked for those are found that are there and the leases' own, each with its login; nothing changes."""
+        on, off, absent, foreign = (
+            await create(subject),
+            await create(subject),
+            await order(subject),
+            await stranger(subject),
+        )
+        await done(subject, subject.engine.disable, [off.user])
+        users = [on.user, absent.user, foreign.user, replace(off.user, identity="")]
+        found = {standing.number: standing for standing in await subject.engine.look_up(users)}
+        hold(
+            set(found) == {on.user.number, off.user.number}, "who is absent or a stranger's is left out, who is there is found"
+        )
+        for made, login in ((on, True), (off, False)):
+            standing = found[made.user.number]
+            hold(standing.identity == made.user.identity, "under the server's own identity")
+            hold(standing.can_login is login, "and it is said whether it can log in")
+        hold(await can_log_in(subject, on) and await can_log_in(subject, foreign), "nobody is changed by that")
+
     async def test_sweep_ends_sessions_of_the_absent(self, subject: Subject) -> None:
         """Sessions of a user that somebody removed by hand are ended, or it is said what is missing; everybody else's go on."""
         made, foreign = await create(subject), await stranger(subject)
@@ -198,6 +218,40 @@ class EnginePromises:
             hold((found.identity, found.marker) == (made.user.identity, made.user.marker), "as what it is")  # type: ignore[union-attr]  # held above
             hold(found.can_login is login, "and whether it can log in")  # type: ignore[union-attr]  # held above
         hold(foreign.user.name not in seen, "a stranger is not listed")
+
+    async def test_rehearsal_leaves_no_trace(self, subject: Subject) -> None:
+        """Where a plugin rehearses: working terms lack nothing that is fatal and pass, failing ones are named, and nobody is left."""
+        if not subject.engine.traits.rehearses:
+            return
+        before = {seen.name async for seen in subject.engine.list_users()}
+        lacks = await subject.engine.preflight([subject.terms])
+        hold(not any(lack.fatal for lack in lacks), "nothing is missing without which no user could be made")
+        hold(all(lack.need and (lack.remedy or lack.reason) for lack in lacks), "and what is, is named with what gives it")
+        hold((await subject.engine.rehearse(subject.terms)).removable, "users of working terms can be removed")
+        hold(not (await subject.engine.rehearse(subject.owning_terms)).removable, "it is told who would remain")
+        try:
+            await subject.engine.rehearse(subject.failing_terms)
+        except InstructionsFailed as error:
+            hold(str(error), "the instruction that failed is named")
+        else:
+            raise AssertionError("a rehearsal of failing instructions raises InstructionsFailed")
+        hold({seen.name async for seen in subject.engine.list_users()} == before, "a rehearsal leaves no user")
+
+    async def test_plain_user_gets_in(self, subject: Subject) -> None:
+        """Where a plugin rehearses: a user of its plain terms gets in with its password and no other, not when it is disabled, and goes."""
+        if not subject.engine.traits.rehearses:
+            return
+        made = await create(subject, subject.engine.plain_terms())
+        await subject.engine.log_in(made.user, made.password)
+        for password in ((await order(subject)).password.text, made.password):
+            try:
+                await subject.engine.log_in(made.user, password)
+            except EngineError:
+                await done(subject, subject.engine.disable, [made.user])
+            else:
+                raise AssertionError("a refused login raises EngineError")
+        await remove(subject, [made.user])
+        hold(not await subject.exists(made.user.name), "the user is gone")
 
     async def test_closing_twice_is_harmless(self, subject: Subject) -> None:
         """Closing never raises, also when the engine is closed."""

@@ -21,11 +21,14 @@ from broker.engines.protocol import (
     PROTOCOL_VERSION,
     Extension,
     Health,
+    Lack,
     NewUser,
     Origin,
     Outcome,
     Password,
+    Rehearsal,
     Seen,
+    Standing,
     Swept,
     Traits,
     User,
@@ -55,7 +58,7 @@ class MemoryDatabase:
 class MemoryEngine:
     """Meets `Engine`."""
 
-    traits: ClassVar[Traits] = Traits(kind="memory", users_per_batch=64)
+    traits: ClassVar[Traits] = Traits(kind="memory", rehearses=True, users_per_batch=64)
 
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
@@ -114,6 +117,24 @@ class MemoryEngine:
 
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         return await self.disable(users)
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        known = self._database.users
+        return [Standing(number=user.number, identity=user.name, can_login=True) for user in users if user.name in known]
+
+    async def preflight(self, terms: Sequence[Terms]) -> Sequence[Lack]:
+        self._reach()
+        return ()
+
+    async def rehearse(self, terms: Terms) -> Rehearsal:
+        self._reach()
+        return Rehearsal()
+
+    def plain_terms(self) -> Terms:
+        return Terms()
+
+    async def log_in(self, user: User, password: Secret) -> None:
+        self._reach()
 
     async def sweep(self) -> Sequence[Swept]:
         return ()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 from msgspec.structs import replace
 
-from broker.engines.protocol import Engine, Extension, NewUser, Origin, Outcome, Password, Seen, Swept, User
+from broker.engines.protocol import Engine, Extension, NewUser, Origin, Outcome, Password, Seen, Standing, Swept, User
 from broker.engines.testing import EnginePromises, ExpiryPromises, PreparedPromises, Subject
 from broker.errors import DatabaseUnavailable, EngineError, UserNameTaken
 from broker.model import UserName
@@ -281,6 +281,27 @@ class SweepsWithoutRemedy(MemoryEngine):
         return [replace(each, error=EngineError("denied")) for each in await super().sweep()]
 
 
+class FindsByName(MemoryEngine):
+    """Looks users up by their names alone."""
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """No look at the marker."""
+        accounts = self._server.accounts
+        return [
+            Standing(number=user.number, identity=accounts[user.name].identity, can_login=accounts[user.name].can_login)
+            for user in users
+            if user.name in accounts
+        ]
+
+
+class FindsWithoutEnd(MemoryEngine):
+    """Says of nobody when the login ends."""
+
+    async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        """No end."""
+        return [replace(standing, expires_ms=None) for standing in await super().look_up(users)]
+
+
 class ListsStrangers(MemoryEngine):
     """Lists whoever is there."""
 
@@ -354,6 +375,8 @@ Promise = Callable[[Subject], Awaitable[None]]
         (SweepsNothing, ENGINE.test_sweep_ends_sessions_of_the_absent),
         (SweepsEverything, ENGINE.test_sweep_ends_sessions_of_the_absent),
         (SweepsWithoutRemedy, ENGINE.test_sweep_ends_sessions_of_the_absent),
+        (FindsByName, ENGINE.test_looking_up_finds_ours_alone),
+        (FindsWithoutEnd, EXPIRY.test_looking_up_tells_the_end),
         (ListsStrangers, ENGINE.test_listing_shows_ours_alone),
         (ListsNobody, ENGINE.test_listing_shows_ours_alone),
         (PreparesOpen, PREPARED.test_prepared_user_is_kept_out),
