@@ -33,12 +33,13 @@ ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 async def prepare(broker: Broker | BrokerProcess, database: Database, **role: Any) -> None:
     """The connection `pg` and the role `app`."""
-    fields = {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h", **role}
+    fields = {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "1h", **role}
     url = role.pop("connection_url", database.server.url_template())
     fields.pop("connection_url", None)
     written = await broker.request("PUT", "database/config/pg", connection_to(database.server, connection_url=url))
     assert written.status == 204, written
-    written = await broker.request("PUT", "database/roles/app", fields)
+    # A rehearsal would be a life of its own before the one that is looked at.
+    written = await broker.request("PUT", "database/roles/app", {"rehearse": False, **fields})
     assert written.status in (200, 204), written
 
 
@@ -164,7 +165,9 @@ async def test_promise_3_ended_means_ended(shared: BrokerProcess, database: Data
 async def test_promise_3_expiry_ends_sessions_too(shared: BrokerProcess, database: Database) -> None:
     """A session that outlives its lease is ended without anybody asking."""
     await shared.request(
-        "PUT", "database/roles/brief", {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "2s"}
+        "PUT",
+        "database/roles/brief",
+        {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "2s"},
     )
     lease = await issue(shared, "brief")
     session = await database.log_in(lease["data"])
@@ -239,7 +242,7 @@ async def test_promise_3_remedy_as_shown_lets_it_finish(shared: BrokerProcess, d
 
 async def test_promise_3_owned_objects_are_dropped_on_demand(shared: BrokerProcess, database: Database) -> None:
     """Where the role says so, what the user owns goes with it."""
-    role = {"db_name": "pg", "creation_statements": CREATE_USER, "owned_objects": "drop"}
+    role = {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "owned_objects": "drop"}
     warned = await shared.request("PUT", "database/roles/owning", role)
     assert "destroyed" in warned.body["warnings"][0]
     lease = await issue(shared, "owning")
@@ -355,7 +358,9 @@ async def test_promise_5_audited_or_refused(
         answers = [
             await broker.request("GET", "database/creds/app"),
             await broker.request("GET", "auth/token/lookup-self"),
-            await broker.request("PUT", "database/roles/new", {"db_name": "pg", "creation_statements": CREATE_USER}),
+            await broker.request(
+                "PUT", "database/roles/new", {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False}
+            ),
             await broker.request("GET", "auth/token/lookup-self", token="hvs.unknown"),
         ]
         assert [answer.status for answer in answers] == [503] * 4, answers
@@ -585,7 +590,9 @@ async def test_promise_8_bounded(tmp_path: Path, database: Database) -> None:
     async with Proxy(database.server.host, database.server.port) as proxy, Broker(tmp_path / "state", content) as broker:
         url = database.server.url_template().replace(str(database.server.port), str(proxy.port))
         await prepare(broker, database, max_leases=2, connection_url=url)
-        await broker.request("PUT", "database/roles/second", {"db_name": "pg", "creation_statements": CREATE_USER})
+        await broker.request(
+            "PUT", "database/roles/second", {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False}
+        )
         for role in ("app", "app"):
             await issue(broker, role)
         refused = [await broker.request("GET", "database/creds/app")]
@@ -723,7 +730,7 @@ async def test_promise_10_time_is_untrusted(tmp_path: Path, database: Database, 
     """Set an hour forward and an hour back, the wall clock ends no lease and brings none back; the jump is logged and audited."""
     with BrokerProcess(tmp_path, environment=wall.environment) as broker:
         await prepare(broker, database, default_ttl="30m")
-        brief = {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "2s"}
+        brief = {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "2s"}
         await broker.request("PUT", "database/roles/brief", brief)
         lasting = await issue(broker)
         for shift in ("+1h", "-1h"):

@@ -29,7 +29,7 @@ async def prepare(broker: Broker, name: str, server: PostgresServer, **fields: A
     written = await broker.request("PUT", f"database/config/{name}", connection_to(server, **fields))
     assert written.status == 204, written
     role = {"db_name": name, "creation_statements": CREATE_USER, "default_ttl": "1h"}
-    assert (await broker.request("PUT", f"database/roles/{name}", role)).status == 204
+    assert (await broker.request("PUT", f"database/roles/{name}", {**role, "rehearse": False})).status == 204
 
 
 async def issue(broker: Broker, role: str) -> Any:

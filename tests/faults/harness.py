@@ -271,8 +271,8 @@ async def set_up(session: aiohttp.ClientSession, server: PostgresServer) -> None
     role = {"db_name": "pg", "creation_statements": [creation], "default_ttl": TTL_S, "max_ttl": 120}
     for path, body in (
         ("database/config/pg", connection),
-        ("database/roles/plain", role),
-        ("database/roles/pooled", {**role, "prepared_users": POOL}),
+        ("database/roles/plain", {**role, "rehearse": False}),
+        ("database/roles/pooled", {**role, "prepared_users": POOL, "rehearse": False}),
     ):
         async with session.post(f"/v1/{path}", json=body) as response:
             if response.status >= 300:

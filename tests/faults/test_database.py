@@ -84,7 +84,9 @@ async def scene(tmp_path: Path, own_server: PostgresServer) -> AsyncIterator[Sce
         assert (await broker.request("PUT", "database/config/pg", fields)).status == 204
         for role, ttl in (("app", "1h"), ("brief", "1s")):
             await broker.request(
-                "PUT", f"database/roles/{role}", {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": ttl}
+                "PUT",
+                f"database/roles/{role}",
+                {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": ttl},
             )
         yield Scene(broker, proxy, Database(own_server))
 
@@ -260,7 +262,7 @@ async def test_one_dead_database_hinders_no_other(scene: Scene, tmp_path: Path) 
     own = scene.database.server
     fields = connection_to(own, username=LOGIN, password=PASSWORD, max_open_connections=2)
     await scene.ask("PUT", "database/config/other", fields)
-    await scene.ask("PUT", "database/roles/other", {"db_name": "other", "creation_statements": CREATE_USER})
+    await scene.ask("PUT", "database/roles/other", {"db_name": "other", "creation_statements": CREATE_USER, "rehearse": False})
     hanging = await scene.issue()
     scene.proxy.stall()
     stalled = [asyncio.create_task(scene.ask("GET", "database/creds/app")) for _ in range(3)]

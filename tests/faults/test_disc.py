@@ -53,8 +53,8 @@ def small_disc(tmp_path: Path) -> Iterator[SmallDisc]:
 async def set_up(broker: BrokerProcess, server: PostgresServer) -> None:
     for path, body in (
         ("database/config/pg", connection_to(server)),
-        ("database/roles/app", {"db_name": "pg", "creation_statements": CREATE_USER}),
-        ("database/roles/brief", {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "3s"}),
+        ("database/roles/app", {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False}),
+        ("database/roles/brief", {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "3s"}),
     ):
         assert (await broker.request("PUT", path, body)).status == 204
 
