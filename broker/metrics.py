@@ -52,6 +52,15 @@ class Metrics:
             ["connection"],
             registry=self.registry,
         )
+        self.failovers = Counter(
+            "broker_failovers", "Times that another database server took over.", ["connection"], registry=self.registry
+        )
+        self.failover_findings = Counter(
+            "broker_failover_findings",
+            "What failovers undid and was put right: users revived, leases lost, logins restored.",
+            ["connection", "kind"],
+            registry=self.registry,
+        )
         self.revocations_overdue = Gauge(
             "broker_revocations_overdue",
             "Leases past their end whose users are not gone yet, stuck ones left out; counted up to 10,000.",

@@ -137,6 +137,15 @@ class Catalog:
             await self._note_cluster(connection)
         return engine
 
+    async def note_timeline(self, connection: Connection, timeline: str) -> None:
+        """Keeps the timeline on which the connection's leases were checked; of a deleted connection nothing is kept."""
+        async with self._turn(connection.name):
+            current = self._cache.connections.get(connection.name)
+            if current is None or current.number != connection.number or current.timeline == timeline:
+                return
+            kept = replace(current, timeline=timeline)
+            self._take_in(await self._store.put_document(connections.KIND, current.name, connections.to_body(kept)))
+
     def in_use(self, number: ConnectionNumber) -> bool:
         """Whether the connection's engine has been opened by this process."""
         return self._engines.opened(number)
@@ -205,7 +214,9 @@ class Catalog:
                 changes = []
                 if old is not None and connections.moved(old, wanted):
                     changes = _retiring(old)
-                    wanted = replace(wanted, proven=None, cluster=wanted.cluster if fields.verify_connection else "")
+                    wanted = replace(
+                        wanted, proven=None, timeline="", cluster=wanted.cluster if fields.verify_connection else ""
+                    )
                     warnings.append(
                         f"connection {name} leads to another database cluster now; its former leases are still ended at the former one"
                     )

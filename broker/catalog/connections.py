@@ -31,6 +31,8 @@ class Connection(Struct, frozen=True, kw_only=True):
     """The engine's own fields, secrets among them."""
     cluster: str = ""
     """Where the users of its leases live (see `Health.cluster`); empty while nobody has connected, or where it can't be told."""
+    timeline: str = ""
+    """On which its leases were checked last (see `Health.timeline`); empty while none was seen."""
     proven: Mapping[str, Json] | None = None
     """The fields that were seen to lead to `cluster`, where `details` were changed since and not tried yet."""
 
@@ -55,6 +57,7 @@ def from_document(document: Document) -> Connection:
         details=body["details"],
         cluster=body.get("cluster", ""),
         proven=body.get("proven"),
+        timeline=body.get("timeline", ""),
     )
 
 
@@ -87,6 +90,7 @@ def merged(old: Connection | None, name: str, write: ConnectionWrite) -> Connect
         details={**base.details, **(write.model_extra or {})},
         cluster=base.cluster,
         proven=base.proven,
+        timeline=base.timeline,
     )
 
 
@@ -131,6 +135,7 @@ def to_body(connection: Connection) -> bytes:
             "details": connection.details,
             "cluster": connection.cluster,
             "proven": connection.proven,
+            "timeline": connection.timeline,
         },
         option=orjson.OPT_SORT_KEYS,
     )

@@ -38,6 +38,7 @@ from broker.leases.canary import Canary
 from broker.leases.clockwatch import ClockWatch
 from broker.leases.drain import Drainer
 from broker.leases.expire import Expirer
+from broker.leases.failover import Failover
 from broker.leases.issue import Issuer
 from broker.leases.outlook import Outlooks
 from broker.leases.parts import Parts
@@ -155,6 +156,7 @@ class LeaseRoom:
     refill: Refill
     tidier: Tidier
     sweeper: Sweeper
+    failover: Failover
     backlog: BacklogWatch
     bursts: BurstWatch
     drainer: Drainer
@@ -175,16 +177,19 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
     pools, pump = Pools(parts), Pump(parts)
     expirer = Expirer(parts, Witness(parts, {}))
     opened.push_async_callback(expirer.stop)
+    failover = Failover(parts)
+    opened.push_async_callback(failover.stop)
     sweeper = Sweeper(parts)
     opened.push_async_callback(sweeper.stop)
     return LeaseRoom(
         parts=parts,
         issuer=Issuer(parts, pools, pump),
         expirer=expirer,
-        recovery=Recovery(parts, pump),
+        recovery=Recovery(parts, pump, failover),
         refill=Refill(parts, pools),
         tidier=Tidier(parts),
         sweeper=sweeper,
+        failover=failover,
         backlog=BacklogWatch(parts),
         bursts=BurstWatch(parts),
         drainer=Drainer(parts),

@@ -28,6 +28,7 @@ from broker.daemon.seams import Seams
 from broker.engines.registry import Registry
 from broker.jobs import Jobs
 from broker.leases.expire import Expirer
+from broker.leases.failover import Failover
 from broker.leases.sweep import Sweeper
 from broker.metrics import Metrics
 from broker.model import LeaseNumber
@@ -49,6 +50,7 @@ class Daemon:
     jobs: Jobs
     expirer: Expirer
     sweeper: Sweeper
+    failover: Failover
     listener: Listener
     metrics: Metrics
     registry: Registry
@@ -72,7 +74,7 @@ class Daemon:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await asyncio.gather(self.expirer.stop(), self.sweeper.stop())
+        await asyncio.gather(self.expirer.stop(), self.sweeper.stop(), self.failover.stop())
         await self.catalog.close()
         await self.trail.close()
         await self.store.close()
@@ -106,7 +108,17 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
     listener = await Listener.open(door, config.server)
     jobs.start()
     daemon = Daemon(
-        config, ground.store, trail, catalog, jobs, leases.expirer, leases.sweeper, listener, ground.metrics, registry
+        config=config,
+        store=ground.store,
+        trail=trail,
+        catalog=catalog,
+        jobs=jobs,
+        expirer=leases.expirer,
+        sweeper=leases.sweeper,
+        failover=leases.failover,
+        listener=listener,
+        metrics=ground.metrics,
+        registry=registry,
     )
     daemon.in_background(leases.recovery.at_start(LeaseNumber(ground.highest)))
     log.info(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import structlog
 from msgspec.structs import replace
 
+from broker.catalog.connections import Connection
 from broker.engines.protocol import Engine, Extension, Outcome
 from broker.errors import DatabaseUnavailable, EngineError
 from broker.leases import lifecycle, records
+from broker.leases.failover import Failover
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.pump import Enabled, Pump
@@ -33,8 +35,9 @@ class _Server:
 class Recovery:
     """What start-up does once, and what a database's restart makes necessary again."""
 
-    def __init__(self, parts: Parts, pump: Pump) -> None:
+    def __init__(self, parts: Parts, pump: Pump, failover: Failover) -> None:
         self._parts = parts
+        self._failover = failover
         self._pump = pump
         self._servers: dict[ConnectionNumber, _Server] = {}
         self._owed: set[ConnectionNumber] = set()
@@ -72,7 +75,7 @@ class Recovery:
             if not self._parts.catalog.in_use(number) and number not in self._owed:
                 continue
             try:
-                server = await self._same_server(number)
+                server = await self._same_server(connection)
             except EngineError:
                 # Whatever became ripe stays unsettled in the store, and is turned on again when the database is back.
                 self._servers.pop(number, None)
@@ -81,9 +84,11 @@ class Recovery:
                 [enabled.number for enabled in ripe.get(number, ()) if enabled.at_ms >= server.since_ms]
             )
 
-    async def _same_server(self, number: ConnectionNumber) -> _Server:
+    async def _same_server(self, connection: Connection) -> _Server:
         """The server that the connection leads to; where it is another one than before, logins have been turned on again."""
+        number = connection.number
         health = await (await self._parts.catalog.engine(number)).health()
+        await self._failover.notice(connection, health)
         server = self._servers.get(number)
         if server is None or server.started != health.started:
             server = _Server(health.started, self._parts.store.now_ms())

@@ -54,6 +54,12 @@ class LeaseSettings(BaseModel):
         description="How often each database is searched for sessions of users that no longer exist, which are ended; also done at the"
         " start.",
     )
+    failover_margin: ConfiguredSeconds = Field(
+        3_600,
+        ge=0,
+        description="When a database fails over, leases are checked again back to the last commit that the new server is known to have, and"
+        " this long before it.",
+    )
     refill_batch: int = Field(32, ge=1, le=256, description="How many prepared users are made in one go.")
     tombstones: ConfiguredSeconds = Field(
         604_800,

@@ -34,6 +34,7 @@ from broker.ids import Numbers, PublicIds
 from broker.leases import records
 from broker.leases.clockwatch import ClockWatch
 from broker.leases.expire import Expirer
+from broker.leases.failover import Failover
 from broker.leases.issue import Ask, Issued, Issuer
 from broker.leases.parts import Parts
 from broker.leases.prepare import Pools, Refill
@@ -156,6 +157,7 @@ class Boot:
     expirer: Expirer
     revoker: Revoker
     recovery: Recovery
+    failover: Failover
     refill: Refill
     query: Query
     tidier: Tidier
@@ -228,7 +230,7 @@ class Rig:
             wake_expiry=self._wake,
         )
         pools, pump = Pools(parts), Pump(parts)
-        issuer, witness = Issuer(parts, pools, pump), Witness(parts, {})
+        issuer, witness, failover = Issuer(parts, pools, pump), Witness(parts, {}), Failover(parts)
         expirer = Expirer(parts, witness)
         self._boot = Boot(
             sqlite=sqlite,
@@ -242,7 +244,8 @@ class Rig:
             renewer=Renewer(parts, issuer),
             expirer=expirer,
             revoker=Revoker(parts, expirer),
-            recovery=Recovery(parts, pump),
+            recovery=Recovery(parts, pump, failover),
+            failover=failover,
             refill=Refill(parts, pools),
             query=Query(parts),
             tidier=Tidier(parts),

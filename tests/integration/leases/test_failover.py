@@ -1,0 +1,196 @@
+"""A failover that lost the last commits: what it undid is found and put right."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import structlog
+from msgspec.structs import replace
+
+from broker.engines.protocol import Health
+from broker.errors import AuditUnavailable, DatabaseUnavailable
+from broker.leases import failover
+from broker.model import LeaseState
+
+
+@pytest.fixture
+async def pooled(rig: Any) -> Any:
+    """The rig with a role `pooled`, two prepared users, and a timeline that is known."""
+    await rig.role("pooled", prepared_users=2)
+    await rig.fill()
+    await rig.boot.recovery.settle()
+    return rig
+
+
+async def fail_over(rig: Any, timeline: str = "2") -> None:
+    """Another server takes over; returns when the check has ended."""
+    rig.server().timeline = timeline
+    await checked(rig)
+
+
+async def checked(rig: Any) -> None:
+    """One look at the database, and the check that it starts."""
+    await rig.boot.recovery.settle()
+    await asyncio.gather(*rig.boot.failover._running.values())
+    await asyncio.sleep(0)
+
+
+def found(rig: Any, kind: str) -> float:
+    """How much of a kind was counted."""
+    value = rig.boot.parts.metrics.failover_findings.labels("main", kind)._value.get()
+    return float(value)
+
+
+async def test_revived_user_is_revoked_again(pooled: Any, token: Any) -> None:
+    """A user that was dropped and is back is revoked again; counted and in the audit log."""
+    rig = pooled
+    issued = await rig.issue(token)
+    account = rig.server().accounts[issued.username]
+    await rig.boot.revoker.start(issued.lease_id)
+    await rig.settle_down()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+    account.can_login = True
+    rig.server().accounts[issued.username] = account
+    await fail_over(rig)
+    assert (await rig.lease(issued.lease_id)).facts.reason == "brought back by a failover"
+    await rig.settle_down()
+    assert issued.username not in rig.server().accounts
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+    assert found(rig, "revived") == 1
+    reasons = [entry.get("response", {}).get("data", {}).get("reason") for entry in rig.entries()]
+    assert "brought back by a failover" in reasons
+    assert any(entry["request"]["operation"] == "failover" for entry in rig.entries())
+
+
+async def test_lost_user_ends_its_lease(pooled: Any, token: Any) -> None:
+    """A lease whose user is missing ends and says why; others of the same page go on."""
+    rig = pooled
+    lost, kept = await rig.issue(token), await rig.issue(token)
+    del rig.server().accounts[lost.username]
+    await fail_over(rig)
+    lease = await rig.lease(lost.lease_id)
+    assert (lease.state, lease.facts.reason) == (LeaseState.REVOKING, "its user was lost in a failover")
+    await rig.settle_down()
+    assert rig.can_log_in(kept)
+    assert found(rig, "lost") == 1
+
+
+async def test_lost_prepared_user_is_replaced(pooled: Any, token: Any) -> None:
+    """A prepared user that is missing is given up before anybody is to get it."""
+    rig = pooled
+    name = next(name for name, account in rig.server().accounts.items() if not account.can_login)
+    del rig.server().accounts[name]
+    await fail_over(rig)
+    await rig.settle_down()
+    await rig.fill()
+    issued = [await rig.issue(token, role="pooled") for _ in range(2)]
+    assert all(rig.can_log_in(one) for one in issued)
+
+
+async def test_lost_login_and_expiry_are_applied_again(pooled: Any, token: Any) -> None:
+    """A login that is off and an expiry that is too early are put right; nothing is written where all is well."""
+    rig = pooled
+    off, early, well = [await rig.issue(token, role="pooled"), await rig.issue(token, role="pooled"), await rig.issue(token)]
+    accounts = rig.server().accounts
+    accounts[off.username].can_login = False
+    accounts[early.username].expires_ms = rig.clock.now_ms() + 2_000
+    await fail_over(rig)
+    rig.clock.advance(10_000)
+    assert all(rig.can_log_in(one) for one in (off, early, well))
+    assert found(rig, "restored") == 2
+    rig.passed.clear()
+    await fail_over(rig, "3")
+    assert "before main.enable" not in rig.passed
+    assert "before main.extend" not in rig.passed
+
+
+async def test_revocation_under_way_begins_again(pooled: Any, token: Any) -> None:
+    """A login that was off and is on again is turned off, however far the revocation had come, and without its pause."""
+    rig = pooled
+    issued = await rig.issue(token)
+    rig.fail("before main.drop", DatabaseUnavailable(retry_after_s=600), times=1)
+    await rig.boot.revoker.start(issued.lease_id)
+    await rig.boot.expirer.run()
+    await asyncio.gather(*rig.boot.expirer._drains.values())
+    rig.server().accounts[issued.username].can_login = True
+    await fail_over(rig)
+    await rig.settle_down()
+    assert issued.username not in rig.server().accounts
+
+
+async def test_what_can_not_have_been_lost_is_left_alone(pooled: Any, token: Any) -> None:
+    """A lease from before the margin is not looked at, one whose user was changed since then is."""
+    rig = pooled
+    old = await rig.issue(token)
+    rig.clock.advance(rig.settings.failover_margin * 1_000 - 60_000)
+    await rig.boot.recovery.settle()
+    rig.clock.advance(120_000)
+    await rig.boot.recovery.settle()
+    new = await rig.issue(token)
+    for one in (old, new):
+        rig.server().accounts[one.username].can_login = False
+    await fail_over(rig)
+    assert (rig.can_log_in(old), rig.can_log_in(new)) == (False, True)
+
+
+async def test_failover_while_the_broker_was_down(pooled: Any, token: Any) -> None:
+    """The timeline is kept in the store: one that changed meanwhile is noticed at the start, and everything checked."""
+    rig = pooled
+    issued = await rig.issue(token)
+    del rig.server().accounts[issued.username]
+    await rig.crash_and_recover()
+    await rig.boot.catalog.engine_for(rig.boot.catalog.connections()[0])
+    await fail_over(rig)
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.REVOKING
+
+
+@pytest.mark.parametrize("where", ["before main.look_up", "before store.move", "before audit.record"])
+async def test_check_that_breaks_off_begins_again(pooled: Any, token: Any, where: str) -> None:
+    """Whatever fails in the middle, the timeline is not known before all was done, and nothing is counted twice."""
+    rig = pooled
+    issued = await rig.issue(token)
+    del rig.server().accounts[issued.username]
+    rig.fail(where, AuditUnavailable() if "audit" in where else DatabaseUnavailable(), times=1)
+    await fail_over(rig)
+    assert rig.boot.catalog.connections()[0].timeline == "1"
+    await checked(rig)
+    assert rig.boot.catalog.connections()[0].timeline == "2"
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.REVOKING
+    assert found(rig, "lost") == 1
+
+
+async def test_all_pages_are_read(pooled: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many leases there are, each is looked at, a page at a time."""
+    rig = pooled
+    monkeypatch.setattr(failover, "_PAGE", 2)
+    issued = [await rig.issue(token) for _ in range(5)]
+    for one in issued:
+        del rig.server().accounts[one.username]
+    await fail_over(rig)
+    assert found(rig, "lost") == 5
+
+
+async def test_forced_lease_is_not_revoked_again(pooled: Any, token: Any) -> None:
+    """A user that an operator took off the books was never said to be gone, and is left alone."""
+    rig = pooled
+    issued = await rig.issue(token)
+    rig.fail("before main.disable", DatabaseUnavailable())
+    await asyncio.gather(rig.boot.revoker.forget_prefix(issued.lease_id), rig.boot.expirer.run())
+    rig.heal()
+    await fail_over(rig)
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+
+
+async def test_concern_is_told_once(pooled: Any) -> None:
+    """Two servers that both take writes are an error in the log, once, and again after it was fine."""
+    rig = pooled
+    connection = rig.boot.catalog.connections()[0]
+    health: Health = await (await rig.boot.catalog.engine_for(connection)).health()
+    said = []
+    for concerns in (("two primaries",), ("two primaries",), (), ("two primaries",)):
+        with structlog.testing.capture_logs() as logged:
+            await rig.boot.failover.notice(connection, replace(health, concerns=concerns))
+        said.append([line["concern"] for line in logged if "concern" in line])
+    assert said == [["two primaries"], [], [], ["two primaries"]]
