@@ -34,7 +34,9 @@ async def set_up(broker: BrokerProcess, server: PostgresServer) -> None:
     answers = [
         await broker.request("PUT", "database/config/pg", connection_to(server)),
         await broker.request(
-            "PUT", "database/roles/app", {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h"}
+            "PUT",
+            "database/roles/app",
+            {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h", "rehearse": False},
         ),
     ]
     assert [answer.status for answer in answers] == [204, 204], answers
