@@ -52,6 +52,15 @@ class Metrics:
             ["connection"],
             registry=self.registry,
         )
+        self.reconcile_found = Gauge(
+            "broker_reconcile_found",
+            "Users about whom database and store differed when they were compared last, by connection and kind.",
+            ["connection", "kind"],
+            registry=self.registry,
+        )
+        self.reconcile_amended = Counter(
+            "broker_reconcile_amended", "Differences that were put right.", ["connection", "kind"], registry=self.registry
+        )
         self.failovers = Counter(
             "broker_failovers", "Times that another database server took over.", ["connection"], registry=self.registry
         )

@@ -14,6 +14,7 @@ from broker.cli.bench import bench
 from broker.cli.connection import app as connection
 from broker.cli.demo import demo
 from broker.cli.doctor import doctor
+from broker.cli.reconcile import reconcile
 from broker.cli.serve import serve
 from broker.errors import BrokerError, ConfigError
 
@@ -28,6 +29,7 @@ app.command()(serve)
 app.command()(demo)
 app.command()(bench)
 app.command()(doctor)
+app.command()(reconcile)
 app.add_typer(audit, name="audit")
 app.add_typer(connection, name="connection")
 

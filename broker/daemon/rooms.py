@@ -45,6 +45,7 @@ from broker.leases.parts import Parts
 from broker.leases.prepare import Pools, Refill
 from broker.leases.pump import Pump
 from broker.leases.query import Query
+from broker.leases.reconcile import Reconciler
 from broker.leases.recover import Recovery
 from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
@@ -156,6 +157,7 @@ class LeaseRoom:
     refill: Refill
     tidier: Tidier
     sweeper: Sweeper
+    reconciler: Reconciler
     failover: Failover
     backlog: BacklogWatch
     bursts: BurstWatch
@@ -181,6 +183,8 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
     opened.push_async_callback(failover.stop)
     sweeper = Sweeper(parts)
     opened.push_async_callback(sweeper.stop)
+    reconciler = Reconciler(parts)
+    opened.push_async_callback(reconciler.stop)
     return LeaseRoom(
         parts=parts,
         issuer=Issuer(parts, pools, pump),
@@ -189,6 +193,7 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
         refill=Refill(parts, pools),
         tidier=Tidier(parts),
         sweeper=sweeper,
+        reconciler=reconciler,
         failover=failover,
         backlog=BacklogWatch(parts),
         bursts=BurstWatch(parts),
@@ -262,6 +267,7 @@ def recurring(ground: Ground, leases: LeaseRoom, tokens: Tokens) -> Jobs:
             Job("watch", watch),
             Job("tidy", tidy),
             Job("sweep", leases.sweeper.run),
+            Job("reconcile", leases.reconciler.run),
         ],
     )
 
@@ -279,6 +285,7 @@ def services(ground: Ground, catalog: Catalog, leases: LeaseRoom, identity: Iden
         outlooks=Outlooks(leases.parts),
         drainer=leases.drainer,
         tidier=leases.tidier,
+        reconciler=leases.reconciler,
         trials=Trials(leases.parts, Canary(leases.parts, leases.expirer)),
         metrics=ground.metrics,
         clock=ground.clock,

@@ -29,6 +29,7 @@ from broker.engines.registry import Registry
 from broker.jobs import Jobs
 from broker.leases.expire import Expirer
 from broker.leases.failover import Failover
+from broker.leases.reconcile import Reconciler
 from broker.leases.sweep import Sweeper
 from broker.metrics import Metrics
 from broker.model import LeaseNumber
@@ -50,6 +51,7 @@ class Daemon:
     jobs: Jobs
     expirer: Expirer
     sweeper: Sweeper
+    reconciler: Reconciler
     failover: Failover
     listener: Listener
     metrics: Metrics
@@ -74,7 +76,7 @@ class Daemon:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await asyncio.gather(self.expirer.stop(), self.sweeper.stop(), self.failover.stop())
+        await asyncio.gather(self.expirer.stop(), self.sweeper.stop(), self.reconciler.stop(), self.failover.stop())
         await self.catalog.close()
         await self.trail.close()
         await self.store.close()
@@ -115,6 +117,7 @@ async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitSt
         jobs=jobs,
         expirer=leases.expirer,
         sweeper=leases.sweeper,
+        reconciler=leases.reconciler,
         failover=leases.failover,
         listener=listener,
         metrics=ground.metrics,

@@ -54,6 +54,12 @@ class LeaseSettings(BaseModel):
         description="How often each database is searched for sessions of users that no longer exist, which are ended; also done at the"
         " start.",
     )
+    reconcile: ConfiguredSeconds = Field(
+        3_600,
+        ge=0,
+        description="How often users of each database are compared with the leases of the store, a tenth sooner or later; what differs"
+        " beyond doubt is put right, the rest is told. 0: only when asked to.",
+    )
     failover_margin: ConfiguredSeconds = Field(
         3_600,
         ge=0,

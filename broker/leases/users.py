@@ -8,6 +8,8 @@ from broker.model import Lease, LeaseFacts, LeaseNumber, UserName
 
 _MAC_CHARS = 32
 """128 bits: nobody forges one, and the comment stays short."""
+_NUMBER_CHARS = 19
+_LAST_NUMBER = (1 << 63) - 1
 
 
 class Markers:
@@ -25,6 +27,15 @@ class Markers:
         body = f"{self._prefix}{number}"
         mac = self._mac.digest(f"{body}\x00{name}".encode()).hex()
         return f"{body}:{mac[:_MAC_CHARS]}"
+
+    def number_in(self, marker: str) -> LeaseNumber | None:
+        """The number that a marker of this broker names, proved by nothing yet; None for a text of another form."""
+        number, _, mac = marker.removeprefix(self._prefix).partition(":")
+        if not marker.startswith(self._prefix) or len(mac) != _MAC_CHARS or len(number) > _NUMBER_CHARS:
+            return None
+        if not number.isascii() or not number.isdecimal() or not 0 < int(number) <= _LAST_NUMBER:
+            return None
+        return LeaseNumber(int(number))
 
     def user(self, number: LeaseNumber, facts: LeaseFacts) -> User:
         """The user of a lease, as the engine needs it."""

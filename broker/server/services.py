@@ -14,6 +14,7 @@ from broker.leases.drain import Drainer
 from broker.leases.issue import Issuer
 from broker.leases.outlook import Outlooks
 from broker.leases.query import Query
+from broker.leases.reconcile import Reconciler
 from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
 from broker.leases.tidy import Tidier
@@ -49,6 +50,7 @@ class Services:
     outlooks: Outlooks
     drainer: Drainer
     tidier: Tidier
+    reconciler: Reconciler
     trials: Trials
     metrics: Metrics
     clock: Clock

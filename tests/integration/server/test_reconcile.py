@@ -1,0 +1,70 @@
+"""`sys/reconcile` and the command over it, on a whole broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from broker.cli import reconcile as command
+from broker.cli.remote import Remote
+from broker.secret import Secret
+
+ORDER = {"connection": "", "dry_run": True, "drop_unknown": False}
+
+
+async def done(broker: Any) -> Any:
+    """What the run that was asked for found."""
+    async with asyncio.timeout(10):
+        while (found := (await broker("GET", "sys/reconcile")).body["data"])["state"] == "running":
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def test_nothing_was_asked_for_yet(broker: Any) -> None:
+    """Before the first run the answer says so."""
+    assert (await broker("GET", "sys/reconcile")).body["data"]["state"] == "idle"
+
+
+async def test_run_is_started_and_read(broker: Any, database: Any) -> None:
+    """A lease whose user is missing is found by a dry run, with its id, and ended by one that may."""
+    issued = (await broker("GET", "database/creds/app")).body
+    database.users.clear()
+    assert (await broker("POST", "sys/reconcile", {})).status == 202
+    found = await done(broker)
+    [report] = found["connections"]
+    assert (report["connection"], report["found"], report["amended"]) == ("pg", {"missing_user": 1}, {})
+    assert report["differences"][0]["lease_id"] == issued["lease_id"]
+    assert found["expected"] >= found["compared"] > 0
+    await broker("POST", "sys/reconcile", {"connection": "pg", "dry_run": False})
+    assert (await done(broker))["connections"][0]["amended"] == {"missing_user": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [({"drop_unknown": True}, "drop_unknown"), ({"connection": "none"}, "none"), ({"dry_run": "perhaps"}, "dry_run")],
+)
+async def test_contradictions_are_refused(broker: Any, body: Any, named: str) -> None:
+    """What can't be meant is 400 and named."""
+    answer = await broker("POST", "sys/reconcile", body)
+    assert answer.status == 400
+    assert named in answer.errors[0]
+
+
+async def test_command_shows_what_came_of_it(broker: Any, database: Any, capsys: Any) -> None:
+    """It waits for the end, names each kind with what to do, and its status says whether something is left."""
+    remote = Remote(broker.address, Secret(broker.token))
+    assert command._status(await command._carried_out(remote, ORDER)) == command.AGREE
+    await broker("GET", "database/creds/app")
+    database.users.clear()
+    found = await command._carried_out(remote, ORDER)
+    assert command._status(found) == command.DIFFER
+    command._show(found, command.Console(width=200))
+    assert "1 missing_user: the lease's user does not exist; --apply ends the lease" in capsys.readouterr().out
+    assert command._status(await command._carried_out(remote, {**ORDER, "dry_run": False})) == command.AGREE
+    await broker("GET", "database/creds/app")
+    database.down = True
+    assert command._status(await command._carried_out(remote, ORDER)) == command.INCOMPLETE
+    assert json.dumps(found)
