@@ -1,0 +1,171 @@
+"""A real primary and standby behind the whole broker: the primary killed or frozen, the standby promoted without its last commits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.testing.broker import CREATE_USER, Broker, connection_to, until
+from broker.testing.database import Database
+from broker.testing.postgresql import PostgresServer, embedded_binaries
+from broker.testing.standby import Standby
+
+CONFIG = {"fsync": "off", "wal_level": "replica"}
+PATIENCE: dict[str, Any] = {
+    "engines": {"connect_timeout_s": 8, "issue_timeout_s": 8, "contain_timeout_s": 8, "breaker": {"longest_open_s": 0.5}}
+}
+
+
+@dataclass
+class Scene:
+    """A broker with two hosts, and both of them."""
+
+    broker: Broker
+    primary: PostgresServer
+    standby: Standby
+
+    async def issue(self, role: str = "app") -> Any:
+        """A lease, as it was answered."""
+        answer = await self.broker.request("GET", f"database/creds/{role}")
+        assert answer.status == 200, answer
+        return answer.body
+
+    async def cut_off(self) -> None:
+        """The standby has all so far and gets no more."""
+        first, second = Database(self.primary), Database(self.standby)
+        [(lsn,)] = await first.ask("SELECT pg_current_wal_flush_lsn()::text")
+        await until(lambda: second.ask("SELECT 1 WHERE pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn))
+        await second.run("ALTER SYSTEM SET primary_conninfo = ''")
+        await second.run("SELECT pg_reload_conf()")
+        await until(lambda: second.ask("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)"))
+
+    async def fail_over(self, how: str) -> None:
+        """The primary dies or hangs, the standby takes over."""
+        if how == "killed":
+            await asyncio.to_thread(self.primary.kill)
+        else:
+            freeze(self.primary, signal.SIGSTOP)
+        await asyncio.to_thread(self.standby.promote)
+
+    async def state(self, lease: Any) -> str:
+        """Where the lease is in its life; empty when it is gone."""
+        shown = await self.broker.request("PUT", "sys/leases/lookup", {"lease_id": lease["lease_id"]})
+        return str(shown.data["state"]) if shown.status == 200 else ""
+
+
+def freeze(server: PostgresServer, number: signal.Signals) -> None:
+    """Stops or resumes every process of a server: what it holds open stays open, and nothing answers."""
+    postmaster = int((server.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    for pid in (postmaster, *(pid for pid, parent in parents.items() if parent == postmaster)):
+        os.kill(pid, number)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    """The primary is the first host; a role on demand and one with prepared users."""
+    binaries = embedded_binaries()
+    assert binaries is not None
+    async with (
+        PostgresServer(binaries, extra_config=CONFIG) as primary,
+        Standby(primary) as standby,
+        Broker(tmp_path / "state", PATIENCE) as broker,
+    ):
+        both = f"{primary.host}:{primary.port},{standby.host}:{standby.port}"
+        url = primary.url_template().replace(f"{primary.host}:{primary.port}", both)
+        written = await broker.request("PUT", "database/config/pg", connection_to(primary, connection_url=url))
+        assert written.status in (200, 204), written
+        for role, ahead in (("app", 0), ("pooled", 3)):
+            fields = {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h", "prepared_users": ahead}
+            await broker.request("PUT", f"database/roles/{role}", fields)
+        made = Scene(broker, primary, standby)
+        await until(lambda: Database(primary).ask("SELECT 1 FROM pg_roles WHERE NOT rolcanlogin AND rolname ~ '^v-' OFFSET 2"))
+        try:
+            yield made
+        finally:
+            if primary.running:
+                freeze(primary, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("load", ["idle", "under load"])
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_what_an_asynchronous_failover_undid_is_put_right(scene: Scene, how: str, load: str) -> None:
+    """A user that was dropped is back and revoked again; one that was issued is lost and its lease ends; a lost login is on again."""
+    dropped, kept = await scene.issue(), await scene.issue()
+    await scene.cut_off()
+    await scene.broker.request("PUT", "sys/leases/revoke", {"lease_id": dropped["lease_id"], "sync": True})
+    lost, enabled = await scene.issue(), await scene.issue("pooled")
+
+    async def settled() -> bool:
+        # From here on only the change of the server tells that the login may be lost.
+        return not await scene.broker.daemon.store.unsettled(1)
+
+    await until(settled)
+    old, new = Database(scene.primary), Database(scene.standby)
+    assert not await old.has(dropped["data"]["username"])
+    assert await new.has(dropped["data"]["username"])
+    assert not await new.has(lost["data"]["username"])
+    ended = asyncio.Event()
+
+    async def ask() -> None:
+        while not ended.is_set():
+            await scene.broker.request("GET", "database/creds/app")
+            await asyncio.sleep(0.02)
+
+    callers = [asyncio.ensure_future(ask()) for _ in range(3 if load == "under load" else 0)]
+    await scene.fail_over(how)
+    limit_s = 60
+
+    async def removed() -> bool:
+        return not await new.has(dropped["data"]["username"])
+
+    async def over() -> bool:
+        return await scene.state(lost) == ""
+
+    await until(removed, limit_s=limit_s)
+    await until(over, limit_s=limit_s)
+    await until(lambda: new.lets_in(enabled["data"]), limit_s=limit_s)
+    assert await new.lets_in(kept["data"])
+    assert await scene.state(enabled) == await scene.state(kept) == "active"
+    ended.set()
+    await asyncio.gather(*callers)
+    metrics = scene.broker.daemon.metrics
+    for kind in ("revived", "lost", "restored"):
+        assert metrics.failover_findings.labels("pg", kind)._value.get() >= 1
+    fresh = await scene.issue()
+    assert await new.lets_in(fresh["data"])
+
+
+async def test_former_primary_that_wakes_is_named_and_not_used(scene: Scene) -> None:
+    """When a frozen primary goes on after another took over, the one with the higher timeline stays; health names the other."""
+    await scene.issue()
+    await scene.fail_over("frozen")
+    new = Database(scene.standby)
+
+    async def works() -> bool:
+        answer = await scene.broker.request("GET", "database/creds/app")
+        return answer.status == 200 and await new.has(answer.body["data"]["username"])
+
+    await until(works, limit_s=60)
+    freeze(scene.primary, signal.SIGCONT)
+    engine = await scene.broker.daemon.catalog.engine_for(scene.broker.daemon.catalog.connection("pg"))
+
+    async def named() -> bool:
+        return f":{scene.primary.port} takes writes as well" in "".join((await engine.health()).concerns)
+
+    await until(named, limit_s=60)
+    for _ in range(3):
+        assert await works()
