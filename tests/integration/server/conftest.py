@@ -119,6 +119,7 @@ class MemoryEngine:
         return await self.disable(users)
 
     async def look_up(self, users: Sequence[User]) -> Sequence[Standing]:
+        self._reach()
         known = self._database.users
         return [Standing(number=user.number, identity=user.name, can_login=True) for user in users if user.name in known]
 

@@ -65,6 +65,7 @@ async def test_command_shows_what_came_of_it(broker: Any, database: Any, capsys:
     assert "1 missing_user: the lease's user does not exist; --apply ends the lease" in capsys.readouterr().out
     assert command._status(await command._carried_out(remote, {**ORDER, "dry_run": False})) == command.AGREE
     await broker("GET", "database/creds/app")
+    database.users.clear()
     database.down = True
     assert command._status(await command._carried_out(remote, ORDER)) == command.INCOMPLETE
     assert json.dumps(found)
