@@ -226,7 +226,7 @@ async def test_revocation_keeps_its_place(scene: Scene, fault: Fault) -> None:
 
 async def test_slow_is_only_slow(scene: Scene) -> None:
     """A database that answers late, but within the limits, costs time and nothing else."""
-    scene.proxy.delay_s = 0.05
+    scene.proxy.delay_s = 0.025
     lease = await scene.issue()
     assert await scene.database.lets_in(lease["data"])
     assert (await scene.ask("PUT", "sys/leases/renew", {"lease_id": lease["lease_id"], "increment": "2h"})).status == 200
