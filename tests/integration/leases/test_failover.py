@@ -152,9 +152,10 @@ async def test_check_that_breaks_off_begins_again(pooled: Any, token: Any, where
     rig = pooled
     issued = await rig.issue(token)
     del rig.server().accounts[issued.username]
-    rig.fail(where, AuditUnavailable() if "audit" in where else DatabaseUnavailable(), times=1)
+    rig.fail(where, AuditUnavailable() if "audit" in where else DatabaseUnavailable())
     await fail_over(rig)
     assert rig.boot.catalog.connections()[0].timeline == "1"
+    rig.heal()
     await checked(rig)
     assert rig.boot.catalog.connections()[0].timeline == "2"
     assert (await rig.lease(issued.lease_id)).state is LeaseState.REVOKING
