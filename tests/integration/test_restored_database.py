@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from broker.testing.broker import CREATE_USER, Broker
@@ -26,12 +27,12 @@ def copy(source: Any, target: Any) -> None:
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
-async def test_database_restored_to_an_older_copy_is_put_right() -> None:
+async def test_database_restored_to_an_older_copy_is_put_right(tmp_path: Path) -> None:
     """Users revoked since are revoked again, leases issued since end; what was there at both times stays."""
     binaries = embedded_binaries()
     assert binaries is not None
     with PostgresServer(binaries) as server:
-        async with Broker() as broker:
+        async with Broker(tmp_path / "state") as broker:
             fields = {
                 "plugin_name": "postgresql-database-plugin",
                 "connection_url": server.superuser_dsn().reveal(),
