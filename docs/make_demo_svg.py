@@ -12,6 +12,7 @@ from rich.terminal_theme import MONOKAI
 
 from broker.demo.play import play
 from broker.demo.screen import Screen
+from broker.demo.story import Story
 from broker.log import LogSettings, configure
 
 WIDTH = 132
@@ -24,7 +25,7 @@ def main() -> int:
     """Plays the demo once; answers its exit status."""
     configure(LogSettings(level="error", format="console"))
     console = Console(record=True, width=WIDTH, file=io.StringIO())
-    status = asyncio.run(play(Screen(console), keep=False))
+    status = asyncio.run(play(Story, Screen(console), keep=False))
     text = "\n".join(line.rstrip() for line in console.export_text(clear=False).strip().splitlines())
     print(text)
     if status == 0:

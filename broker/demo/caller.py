@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -43,11 +44,17 @@ class Caller:
 
     async def call(self, method: str, path: str, fields: Mapping[str, Any] | None = None) -> Reply:
         """Asks `path` (without `/v1/`). Raises `DemoFailed` with the broker's own words when it says no."""
-        async with self._session.request(method, f"{self._address}/v1/{path}", json=fields, headers=self._headers) as response:
-            body = await response.json() if response.status != 204 else {}  # noqa: PLR2004 - HTTP "No Content"
-            if not response.ok:
-                raise DemoFailed(f"{method} /v1/{path} answered {response.status}: {'; '.join(body.get('errors', []))}")
-            return Reply(response.status, body)
+        reply = await self._ask(method, path, fields)
+        if reply.status >= HTTPStatus.BAD_REQUEST:
+            raise DemoFailed(f"{method} /v1/{path} answered {reply.status}: {_said(reply)}")
+        return reply
+
+    async def refusal(self, method: str, path: str, fields: Mapping[str, Any]) -> str:
+        """The broker's own words for its refusal. Raises `DemoFailed` when it did what was asked."""
+        reply = await self._ask(method, path, fields)
+        if reply.status < HTTPStatus.BAD_REQUEST:
+            raise DemoFailed(f"{method} /v1/{path} answered {reply.status}: the broker did what it should have refused")
+        return f"{reply.status}  {_said(reply)}"
 
     async def credential(self, role: str) -> Credential:
         """A new lease of `role`. Raises `DemoFailed` as `call` does."""
@@ -58,3 +65,11 @@ class Caller:
             lease_id=reply.body["lease_id"],
             lease_s=reply.body["lease_duration"],
         )
+
+    async def _ask(self, method: str, path: str, fields: Mapping[str, Any] | None) -> Reply:
+        async with self._session.request(method, f"{self._address}/v1/{path}", json=fields, headers=self._headers) as response:
+            return Reply(response.status, await response.json() if response.status != HTTPStatus.NO_CONTENT else {})
+
+
+def _said(reply: Reply) -> str:
+    return "; ".join(reply.body.get("errors", []))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
-from typing import TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from broker.clock import stopwatch_s
+from broker.demo.acts import ROLE, write_role
 from broker.demo.caller import DemoFailed
 from broker.demo.scene import DATABASE, Scene, Stage
 from broker.demo.screen import Screen
-from broker.demo.story import ROLE, Story, write_role
 from broker.testing.postgresql import ServerFailed
 
 FAILED = 1
@@ -25,8 +25,25 @@ class Interrupted(Exception):
     """somebody pressed Ctrl-C, or the system asked us to end."""
 
 
-async def play(screen: Screen, *, keep: bool) -> int:
-    """Plays the demo; answers the exit status. Whatever happens, everything is removed before this returns.
+class Tale(Protocol):
+    """Something that happens on a scene."""
+
+    title: ClassVar[str]
+    scene: Scene
+
+    def __init__(self, scene: Scene, screen: Screen) -> None: ...
+
+    async def tell(self) -> None:
+        """The whole of it. Raises `DemoFailed` when a step goes otherwise than it should."""
+        ...
+
+    async def leave_nothing(self) -> None:
+        """Takes away what it made in the database, and shows that nothing is left. Raises `DemoFailed` when something is."""
+        ...
+
+
+async def play(tale: type[Tale], screen: Screen, *, keep: bool) -> int:
+    """Plays a tale; answers the exit status. Whatever happens, everything is removed before this returns.
 
     Ctrl-C, SIGTERM and SIGHUP end it at any moment. With `keep` everything stays up after the story until such a signal, which
     then is the regular end.
@@ -35,7 +52,7 @@ async def play(screen: Screen, *, keep: bool) -> int:
     stop = _stop_on_signals()
     stage = Stage()
     try:
-        story = await _unless(stop, _tell(stage, screen))
+        story = await _unless(stop, _tell(tale, stage, screen))
         if keep:
             await _unless(stop, _invite(story.scene, screen))
             await stop.wait()
@@ -54,13 +71,11 @@ async def play(screen: Screen, *, keep: bool) -> int:
     return 0
 
 
-async def _tell(stage: Stage, screen: Screen) -> Story:
-    screen.title(
-        "A database user that lives for one lease", "A real PostgreSQL and a real broker; every outcome is what they said."
-    )
-    story = Story(await stage.set_up(), screen)
-    await story.tell()
-    return story
+async def _tell(tale: type[Tale], stage: Stage, screen: Screen) -> Tale:
+    screen.title(tale.title, "A real PostgreSQL and a real broker; every outcome is what they said.")
+    made = tale(await stage.set_up(), screen)
+    await made.tell()
+    return made
 
 
 async def _invite(scene: Scene, screen: Screen) -> None:

@@ -21,6 +21,8 @@ DATABASE = "shop"
 LOGIN = "broker"
 """The plain login that the broker works with."""
 GROUP = "shop_readers"
+OWNER = "shop_owner"
+"""Who owns what the attacks are after (`attack.sql`)."""
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _TIMEOUT_S = 10
@@ -48,9 +50,13 @@ class Scene:
         """Somebody else, with a token of their own."""
         return Caller(self.http, self.broker.address, token)
 
-    async def connect(self, username: str, password: Secret) -> asyncpg.Connection[asyncpg.Record]:
-        """Logs in to the shop as an application does. Raises what asyncpg raises when the database refuses."""
-        return await _connect(self.server.dsn(username, password, DATABASE))
+    async def connect(self, username: str, password: Secret, **settings: str) -> asyncpg.Connection[asyncpg.Record]:
+        """Logs in to the shop as an application does, with start-up settings. Raises what asyncpg raises when the database refuses."""
+        return await _connect(self.server.dsn(username, password, DATABASE), **settings)
+
+    async def prepare_attacks(self) -> None:
+        """Puts into the shop what the attacks are after."""
+        await self.watch.execute(_script("attack.sql"))
 
     async def leased_users(self) -> list[str]:
         """The database's own word on which roles exist besides its superuser, the group, the broker's login and its helpers."""
@@ -67,7 +73,7 @@ class Scene:
 
     async def _roles(self) -> list[str]:
         query = "SELECT rolname FROM pg_roles WHERE oid >= $1 AND rolname <> ALL($2) ORDER BY oid"
-        return [row["rolname"] for row in await self.watch.fetch(query, _FIRST_OF_USERS, [LOGIN, GROUP])]
+        return [row["rolname"] for row in await self.watch.fetch(query, _FIRST_OF_USERS, [LOGIN, GROUP, OWNER])]
 
 
 class Stage:
@@ -110,7 +116,7 @@ class Stage:
             setup.terminate()
         watch = await _connect(server.superuser_dsn(DATABASE))
         self._stack.callback(watch.terminate)
-        await watch.execute(files("broker.demo").joinpath("schema.sql").read_text(encoding="utf-8"))
+        await watch.execute(_script("schema.sql"))
         return watch
 
     async def _start_broker(self) -> RunningBroker:
@@ -126,5 +132,9 @@ class Stage:
         return await asyncio.shield(task)
 
 
-async def _connect(dsn: Secret) -> asyncpg.Connection[asyncpg.Record]:
-    return await asyncpg.connect(dsn.reveal(), ssl=False, timeout=_TIMEOUT_S)
+async def _connect(dsn: Secret, **settings: str) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(dsn.reveal(), ssl=False, timeout=_TIMEOUT_S, server_settings=settings)
+
+
+def _script(name: str) -> str:
+    return files("broker.demo").joinpath(name).read_text(encoding="utf-8")

@@ -46,6 +46,10 @@ class Screen:
         """It was refused, as it should be."""
         await self._outcome(self._refused, "red", outcome)
 
+    async def breached(self, outcome: str) -> None:
+        """It worked, as it does where nobody prevents it."""
+        await self._outcome("!", "yellow", outcome)
+
     def note(self, text: str) -> None:
         """A word on why."""
         self._line(Text(" " * _ACTOR_WIDTH + text, style="dim italic"))

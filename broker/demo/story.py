@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 import asyncpg
 
 from broker.clock import stopwatch_s
+from broker.demo.acts import PRODUCTS, ROLE, introduce, leave_nothing, refusal, wait_until_dropped, write_connection, write_role
 from broker.demo.caller import Caller, Credential, DemoFailed
 from broker.demo.ledger import COLUMNS, answered, verdict
-from broker.demo.scene import DATABASE, GROUP, LOGIN, Scene
+from broker.demo.scene import GROUP, Scene
 from broker.demo.screen import Screen
 from broker.secret import Secret
 
-ROLE = "reader"
 LEASE_S = 5
-_POLL_S = 0.02
-_READ = "SELECT id, name, price FROM products ORDER BY id"
 _WRITE = "UPDATE products SET price = 0"
 _FACTS = "SELECT rolcanlogin, rolvaliduntil, pg_has_role(oid, $2, 'MEMBER') AS reads FROM pg_roles WHERE rolname = $1"
 
@@ -28,6 +26,7 @@ _FACTS = "SELECT rolcanlogin, rolvaliduntil, pg_has_role(oid, $2, 'MEMBER') AS r
 class Story:
     """Tells the story of two leases on a scene."""
 
+    title: ClassVar[str] = "A database user that lives for one lease"
     scene: Scene
     screen: Screen
 
@@ -41,43 +40,19 @@ class Story:
         await self._audited()
 
     async def leave_nothing(self) -> None:
-        """Ends every lease that there is, and shows that no user is left in the database."""
-        self.screen.part("Nothing stays behind")
-        self.screen.act("operator", "PUT /v1/sys/leases/revoke-prefix/database")
-        reply = await self.scene.operator.call("PUT", "sys/leases/revoke-prefix/database")
-        await self.screen.done(str(reply.status))
-        self.screen.act("superuser", "looks for users that the broker made in pg_roles")
-        left = await self.scene.leased_users()
-        if left:
-            raise DemoFailed(f"these users are left in the database: {', '.join(left)}")
-        await self.screen.done("0 rows: no user is left behind")
-        self.screen.act("superuser", "DROP ROLE the helpers that a plain login makes its users with")
-        helpers = await self.scene.dismiss_helpers()
-        await self.screen.done(f"{helpers} helpers are gone, and no role is left behind")
+        """Ends every lease that there is, and shows that no role is left in the database."""
+        await leave_nothing(self.scene, self.screen)
 
     async def _introduce(self) -> None:
         scene, screen = self.scene, self.screen
-        screen.part("A database and a broker")
-        version = await scene.watch.fetchval("SHOW server_version")
-        screen.act("database", f"PostgreSQL {version} on {scene.server.host}:{scene.server.port}, SCRAM passwords only")
-        screen.act("broker", f"Vault's HTTP API on {scene.broker.address}")
-        screen.note(f"The broker logs in as '{LOGIN}': no superuser, a plain user who may make users.")
-        await screen.rows(["id", "name", "price"], [tuple(row) for row in await scene.watch.fetch(_READ)])
+        await introduce(scene, screen)
+        await screen.rows(["id", "name", "price"], [tuple(row) for row in await scene.watch.fetch(PRODUCTS)])
 
     async def _configure(self) -> None:
         """The operator says, once, which database there is and what may be asked for."""
         scene, screen = self.scene, self.screen
         screen.part("The operator says once what may be asked for")
-        screen.act("operator", f"POST /v1/database/config/{DATABASE}")
-        connection = {
-            "plugin_name": "postgresql-database-plugin",
-            "connection_url": scene.server.url_template(DATABASE),
-            "username": LOGIN,
-            "password": scene.login_password.reveal(),
-            "allowed_roles": [ROLE],
-        }
-        reply = await scene.operator.call("POST", f"database/config/{DATABASE}", connection)
-        await screen.done(f"{reply.status}  the broker can log in to '{DATABASE}'")
+        await write_connection(scene, screen, ROLE)
         screen.act("operator", f"POST /v1/database/roles/{ROLE}")
         status = await write_role(scene, lease_s=LEASE_S)
         await screen.done(f"{status}  '{ROLE}': joins group {GROUP}, {LEASE_S} s unless renewed, 1 minute at most")
@@ -137,11 +112,11 @@ class Story:
 
     async def _read_and_write(self, session: asyncpg.Connection[asyncpg.Record]) -> None:
         screen = self.screen
-        screen.act("application", _READ)
-        rows = await session.fetch(_READ)
+        screen.act("application", PRODUCTS)
+        rows = await session.fetch(PRODUCTS)
         await screen.rows(["id", "name", "price"], [tuple(row) for row in rows])
         screen.act("application", _WRITE)
-        await screen.refused(await _refusal(session.execute(_WRITE)))
+        await screen.refused(await refusal(session.execute(_WRITE)))
 
     async def _renew(self, application: Caller, credential: Credential, good_until: datetime) -> None:
         screen = self.screen
@@ -162,8 +137,8 @@ class Story:
         if not await screen.wait_for(ended, seconds=LEASE_S + 1, text="the lease"):
             raise DemoFailed("the session was still open long after the lease had ended")
         await screen.done("the session ended: the broker took the user away")
-        screen.act("application", _READ)
-        await screen.refused(await _refusal(session.fetch(_READ)))
+        screen.act("application", PRODUCTS)
+        await screen.refused(await refusal(session.fetch(PRODUCTS)))
         await self._gone(credential)
 
     async def _revoked_by_hand(self, application: Caller) -> None:
@@ -182,18 +157,10 @@ class Story:
         """The user can't log in, and in a moment does not exist."""
         screen = self.screen
         screen.act("application", f"logs in to PostgreSQL as {credential.username}")
-        await screen.refused(await _refusal(self.scene.connect(credential.username, credential.password)))
+        await screen.refused(await refusal(self.scene.connect(credential.username, credential.password)))
         screen.act("superuser", f"looks for {credential.username} in pg_roles")
-        await self._wait_until_dropped(credential)
+        await wait_until_dropped(self.scene, credential.username)
         await screen.done("0 rows: the user does not exist")
-
-    async def _wait_until_dropped(self, credential: Credential) -> None:
-        """Sessions end a moment before the user is dropped. Raises `DemoFailed` when that moment lasts."""
-        deadline_s = stopwatch_s() + LEASE_S
-        while credential.username in await self.scene.leased_users():
-            if stopwatch_s() > deadline_s:
-                raise DemoFailed("the user was still in the database long after its sessions had ended")
-            await asyncio.sleep(_POLL_S)
 
     async def _audited(self) -> None:
         screen = self.screen
@@ -201,22 +168,3 @@ class Story:
         await screen.rows(COLUMNS, answered(self.scene.broker.audit_file))
         screen.act("auditor", "verifies the chain of its lines")
         await screen.done(verdict(await self.scene.broker.verify_audit()))
-
-
-async def write_role(scene: Scene, *, lease_s: int) -> int:
-    """Writes the demo's role with leases of `lease_s` seconds; answers the HTTP status."""
-    fields = {"db_name": DATABASE, "grant_roles": [GROUP], "default_ttl": lease_s, "max_ttl": max(60, 6 * lease_s)}
-    return (await scene.operator.call("POST", f"database/roles/{ROLE}", fields)).status
-
-
-async def _refusal(attempt: Awaitable[object]) -> str:
-    """The database's own words for its refusal. Raises `DemoFailed` when the attempt succeeded."""
-    try:
-        await attempt
-    except asyncpg.PostgresConnectionError as error:
-        return f"{error}"
-    except asyncpg.PostgresError as error:
-        return f"{error.sqlstate}  {error.message if isinstance(error.message, str) else error}"
-    except (asyncpg.InterfaceError, OSError) as error:
-        return str(error)
-    raise DemoFailed("the database did what it should have refused")

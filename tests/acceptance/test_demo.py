@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -17,6 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from broker.demo import hiding
+from broker.demo.attack import Attack
+from broker.demo.play import play
+from broker.demo.screen import Screen
+from broker_postgresql import handover, hidden
 
 BROKER = Path(sys.executable).with_name("broker")
 INTERRUPTED = 128 + signal.SIGINT
@@ -106,11 +114,75 @@ async def test_demo_tells_the_whole_story(temporary: Path) -> None:
     assert_nothing_left(temporary)
 
 
-async def test_interrupted_demo_leaves_nothing(temporary: Path) -> None:
+async def test_attacks_fail_and_leave_nothing(temporary: Path) -> None:
+    """Both attacks succeed against plain statements and fail against the broker, whose own and the database's words are shown."""
+    demo = await start_demo(temporary, "--attack")
+    output, errors = await ended(demo)
+    assert (demo.returncode, errors) == (0, ""), output + errors
+    expected = [
+        "pg_stat_activity shows 0 sessions of the user",
+        "0 sessions are open, and the role does not exist",
+        "! 3 rows, read as shop_readers by a user that is no more",
+        "✓ 3 rows, read as shop_readers: the lease lives",
+        "pg_stat_activity shows 0 sessions of the user",
+        "✓ 0 rows, and 0 rows",
+        "wakes: SELECT",
+        "✗ ",
+        "! 2 rows: everybody's salaries",
+        "✗ 400",
+        "would then run with the rights of shop_owner: view drafts.peek",
+        "is not permitted to log in",
+        "✗ 42501  permission denied for table salaries",
+        "DROP VIEW drafts.peek",
+        "✗ 42P01",
+        "✗ 42883",
+        "its table notes belongs to shop_owner now",
+        "no role is left behind",
+        "all removed",
+    ]
+    place = 0
+    for words in expected:
+        place = output.find(words, place)
+        assert place >= 0, f"{words!r} is missing, or too early, in:\n{output}"
+        place += len(words)
+    assert_nothing_left(temporary)
+
+
+async def attacked() -> tuple[int, str]:
+    """How the attacks end against the broker as it is, and what they show."""
+    output = io.StringIO()
+    return await play(Attack, Screen(Console(file=output, width=200), pause_s=0), keep=False), output.getvalue()
+
+
+async def test_hidden_login_that_reads_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the broker does not look for logins that hide, the attack succeeds, and the demo says so and ends with 1."""
+
+    async def look_away(*_: object) -> hidden.Found:
+        return hidden.Found()
+
+    monkeypatch.setattr(hidden.Hidden, "end", look_away)
+    monkeypatch.setattr(hiding, "_LONG_S", 6)
+    status, output = await attacked()
+    assert (status, "the hidden login read after its lease was revoked" in output) == (1, True), output
+
+
+async def test_code_that_is_handed_over_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the broker hands code to whoever is named, the demo ends with 1."""
+
+    async def trust(*_: object) -> str:
+        return "shop_owner"
+
+    monkeypatch.setattr(handover, "prepare", trust)
+    status, output = await attacked()
+    assert (status, "the broker did what it should have refused" in output) == (1, True), output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--attack"]], ids=["story", "attack"])
+async def test_interrupted_demo_leaves_nothing(temporary: Path, arguments: list[str]) -> None:
     """Ctrl-C at any moment ends it with the status of an interrupted program, without a traceback, and everything is removed."""
 
     async def interrupted(delay_s: float) -> None:
-        demo = await start_demo(temporary)
+        demo = await start_demo(temporary, *arguments)
         assert demo.stdout is not None
         first = await demo.stdout.readline()
         await asyncio.sleep(delay_s)
