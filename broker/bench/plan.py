@@ -26,6 +26,8 @@ class Plan:
     """Users revoked at once; 0 leaves these rows out."""
     sessions: int = 200
     """Users revoked at once with an open session each; fewer where the server takes fewer connections."""
+    singles: int = 100
+    """Users revoked one after the other, with an open session each."""
     tables: int = 500
     """Users revoked at once with a table of their own each."""
     due: int = 10_000
@@ -34,3 +36,5 @@ class Plan:
     """Numbers of leases in the store, fewest first, between which start, memory and rates are compared."""
     limited: int = 0
     """Live users beside which a superuser's login and a plain CREATEROLE one are compared; 0 leaves these rows out."""
+    standby: bool = False
+    """Whether users with a session on the primary and one on a hot standby are revoked, too."""

@@ -1,27 +1,15 @@
-"""Rows of revoking: many leases in one call; with nothing, with open sessions, with tables of their own."""
+"""Rows of revoking: many leases in one call; with nothing, with tables of their own."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
-from urllib.parse import quote, urlsplit
-
-import asyncpg
-
 from broker.bench.calls import Calls
-from broker.bench.figures import Figure
 from broker.bench.issuing import Subject
 from broker.bench.load import measure
-from broker.bench.raw import PgConnection
 from broker.bench.rows import Row
 from broker.bench.service import CROWD, OWNERS
 from broker.errors import Unavailable
 
 _CLIENTS = 8
-_LOGINS_AT_ONCE = 8
-_CLOSING_S = 0.2
-"""How long the end of a session may take to be heard of on this side."""
 
 
 def raw_drop_row(count: int) -> Row:
@@ -45,19 +33,6 @@ async def measure_revoke(subject: Subject, count: int) -> None:
     subject.results.add(revoke_row(count, "plain", subject.plan.revoked), await subject.calls.revoke_all(CROWD, count))
 
 
-async def measure_revoke_with_sessions(subject: Subject, wanted: int) -> None:
-    """Users with an open session each; as many as the server takes connections."""
-    count = min(wanted, await subject.database.spare_connections())
-    leases = await issue(subject.calls, CROWD, count)
-    sessions = await _log_in(subject, leases)
-    figure = await subject.calls.revoke_all(CROWD, count)
-    await asyncio.sleep(_CLOSING_S)
-    left = sum(not session.is_closed() for session in sessions)
-    for session in sessions:
-        session.terminate()
-    subject.results.add(revoke_row(count, "a session each", subject.plan.revoked), _held_to(figure, left))
-
-
 async def measure_revoke_with_tables(subject: Subject, count: int) -> None:
     """Users with a table of their own each, which is dropped with them."""
     leases = await issue(subject.calls, OWNERS, count)
@@ -73,21 +48,3 @@ async def issue(open_calls: Calls, role: str, count: int) -> list[list[str]]:
     if result.figure.errors:
         raise Unavailable(f"leases of {role} could not be made: {result.figure.first_error}")
     return result.kept
-
-
-async def _log_in(subject: Subject, leases: Sequence[Sequence[str]]) -> list[PgConnection]:
-    gate = asyncio.Semaphore(_LOGINS_AT_ONCE)
-    parts = urlsplit(subject.database.dsn.reveal())
-
-    async def log_in(username: str, password: str) -> PgConnection:
-        async with gate:
-            login = f"{quote(username, safe='')}:{quote(password, safe='')}"
-            return await asyncpg.connect(f"postgresql://{login}@{parts.hostname}:{parts.port}{parts.path}")
-
-    return await asyncio.gather(*(log_in(username, password) for _, username, password in leases))
-
-
-def _held_to(figure: Figure, sessions_left: int) -> Figure:
-    if not sessions_left:
-        return figure
-    return replace(figure, errors=sessions_left, first_error="sessions of revoked users were still open")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
-from broker.bench import expiring, issuing, limited, revoking, scale
+from broker.bench import ending, expiring, issuing, limited, revoking, scale
 from broker.bench.calls import Calls
 from broker.bench.database import BenchDatabase, bench_database
 from broker.bench.issuing import Subject
@@ -32,14 +32,17 @@ class Progress(Protocol):
         ...
 
 
-async def run(plan: Plan, dsn: Secret, progress: Progress) -> Results:
-    """Measures everything that the plan asks for. What was made in the database is removed, also after a failure."""
+async def run(plan: Plan, dsn: Secret, progress: Progress, standby: Secret | None = None) -> Results:
+    """Measures everything that the plan asks for. What was made in the database is removed, also after a failure.
+
+    `standby` is the superuser's URL of a hot standby; required where the plan asks for one.
+    """
     results = Results(notes=notes(plan))
     async with bench_database(dsn) as database:
         async with service() as made:
             progress.begins("start the broker")
             async with configured(made, dsn, plan) as open_calls:
-                subject = Subject(plan, database, open_calls, results)
+                subject = Subject(plan, database, open_calls, results, standby=standby)
                 await warm(open_calls, ON_DEMAND)
                 await issuing.pool_full(subject)
                 progress.done()
@@ -62,16 +65,18 @@ async def warm(open_calls: Calls, role: str) -> None:
 def step_count(plan: Plan) -> int:
     """How many steps `run` will tell its watcher of."""
     issue = len(plan.clients) * 3
-    revoke = 4 if plan.revoked else 0
+    revoke = 5 + (2 if plan.standby else 0) if plan.revoked else 0
     due = 4 if plan.due else 0
     beside = sum(1 + plan.rounds for wanted in (plan.scale, plan.limited) if wanted)
-    return 1 + plan.rounds * (issue + revoke + due) + (1 if plan.due else 0) + beside
+    return 1 + plan.rounds * (issue + revoke + due) + bool(plan.due) + bool(plan.standby) + beside
 
 
 def steps(subject: Subject, made: Service) -> Iterator[Step]:
     """Everything that is measured with one running broker, round after round."""
     if subject.plan.due:
         yield Step("write roles that end together", partial(expiring.write_due_roles, subject))
+    if subject.plan.standby:
+        yield Step("write a connection with a standby", partial(ending.write_standby, subject))
     for number in range(1, subject.plan.rounds + 1):
         for step in _round(subject, made):
             yield Step(f"round {number} of {subject.plan.rounds}: {step.label}", step.run)
@@ -86,10 +91,21 @@ def _round(subject: Subject, made: Service) -> Iterator[Step]:
     if plan.revoked:
         yield Step(f"raw drops, {plan.revoked:,}", partial(revoking.measure_raw_drops, subject, plan.revoked))
         yield Step(f"revoke {plan.revoked:,}", partial(revoking.measure_revoke, subject, plan.revoked))
-        yield Step("revoke users with sessions", partial(revoking.measure_revoke_with_sessions, subject, plan.sessions))
+        yield from ending_steps(subject)
         yield Step("revoke users with tables", partial(revoking.measure_revoke_with_tables, subject, plan.tables))
     if plan.due:
         yield from due_steps(subject, made)
+
+
+def ending_steps(subject: Subject) -> Iterator[Step]:
+    """One round of revoking users that have sessions."""
+    plan = subject.plan
+    yield Step("revoke users with sessions", partial(ending.measure_batch, subject, plan.sessions))
+    yield Step("revoke users with sessions one by one", partial(ending.measure_singles, subject, plan.singles))
+    if plan.standby:
+        yield Step("revoke users with sessions on a standby", partial(ending.measure_standby_batch, subject, plan.sessions))
+        label = "revoke users with sessions on a standby one by one"
+        yield Step(label, partial(ending.measure_standby_singles, subject, plan.singles))
 
 
 def due_steps(subject: Subject, made: Service) -> Iterator[Step]:
@@ -138,6 +154,10 @@ def notes(plan: Plan) -> list[str]:
     ]
     if plan.scram_iterations != USUAL_ITERATIONS:
         told.append(f"Users usually have {USUAL_ITERATIONS:,} iterations: these rates are not those of an ordinary set-up.")
+    if plan.revoked:
+        told.append(
+            "A session each: p50 and p99 are from the request to revoke to the end of the user's last session, as its client sees it."
+        )
     if plan.due:
         told.append(
             "Leases due at once: the broker is paused (SIGSTOP) until all of them are due; the clock starts as it wakes."

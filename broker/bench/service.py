@@ -29,12 +29,15 @@ CROWD = "crowd"
 """A role whose users are made fast (one SCRAM iteration) in order to be ended."""
 OWNERS = "owners"
 """The same, with what they own dropped at the end."""
+WATCHED = "watched"
+"""A connection that names a standby, and its role."""
 FULL, QUICK = "full", "quick"
 POOL_NAMES = "%-pool-%"
 """What the names of prepared users are LIKE."""
 _READY_S = 60.0
 _POLL_S = 0.005
 _CONNECTIONS = 8
+_HALF_A_DAY = {"default_ttl": "12h", "max_ttl": "24h"}
 _CREATION = f"CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD '{{{{password}}}}' VALID UNTIL '{{{{expiration}}}}' IN ROLE {GROUP}"
 
 
@@ -132,30 +135,38 @@ async def write_role_due(open_calls: Calls, seconds: int) -> None:
     await open_calls.write(f"database/roles/due-{seconds}", {**_role(QUICK), "default_ttl": seconds})
 
 
+async def write_watched(open_calls: Calls, dsn: Secret, standby: Secret) -> None:
+    """A connection that names the standby, and a role of the same name."""
+    parts = urlsplit(standby.reveal())
+    fields = {**_connection(dsn, iterations=1), "standbys": [f"{parts.hostname}:{parts.port}"]}
+    await open_calls.write(f"database/config/{WATCHED}", fields)
+    await open_calls.write(f"database/roles/{WATCHED}", {**_role(WATCHED), **_HALF_A_DAY})
+
+
 async def _write_connections(open_calls: Calls, dsn: Secret, plan: Plan) -> None:
-    parts = urlsplit(dsn.reveal())
     for name, iterations in ((FULL, plan.scram_iterations), (QUICK, 1)):
-        await open_calls.write(
-            f"database/config/{name}",
-            {
-                "plugin_name": "postgresql-database-plugin",
-                "connection_url": f"postgresql://{{{{username}}}}:{{{{password}}}}@{parts.hostname}:{parts.port}{parts.path}"
-                "?sslmode=disable",
-                "username": unquote(parts.username or ""),
-                "password": unquote(parts.password or ""),
-                "scram_iterations": iterations,
-                "max_open_connections": _CONNECTIONS,
-                "allowed_roles": "*",
-            },
-        )
+        await open_calls.write(f"database/config/{name}", _connection(dsn, iterations))
+
+
+def _connection(dsn: Secret, iterations: int) -> dict[str, object]:
+    parts = urlsplit(dsn.reveal())
+    return {
+        "plugin_name": "postgresql-database-plugin",
+        "connection_url": f"postgresql://{{{{username}}}}:{{{{password}}}}@{parts.hostname}:{parts.port}{parts.path}"
+        "?sslmode=disable",
+        "username": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "scram_iterations": iterations,
+        "max_open_connections": _CONNECTIONS,
+        "allowed_roles": "*",
+    }
 
 
 async def _write_roles(open_calls: Calls, plan: Plan) -> None:
-    hour = {"default_ttl": "12h", "max_ttl": "24h"}
-    await open_calls.write(f"database/roles/{ON_DEMAND}", {**_role(FULL), **hour})
-    await open_calls.write(f"database/roles/{PREPARED}", {**_role(QUICK), **hour, "prepared_users": plan.prepared})
-    await open_calls.write(f"database/roles/{CROWD}", {**_role(QUICK), **hour})
-    await open_calls.write(f"database/roles/{OWNERS}", {**_role(QUICK), **hour, "owned_objects": "drop"})
+    await open_calls.write(f"database/roles/{ON_DEMAND}", {**_role(FULL), **_HALF_A_DAY})
+    await open_calls.write(f"database/roles/{PREPARED}", {**_role(QUICK), **_HALF_A_DAY, "prepared_users": plan.prepared})
+    await open_calls.write(f"database/roles/{CROWD}", {**_role(QUICK), **_HALF_A_DAY})
+    await open_calls.write(f"database/roles/{OWNERS}", {**_role(QUICK), **_HALF_A_DAY, "owned_objects": "drop"})
 
 
 def _role(connection: str) -> dict[str, object]:

@@ -39,6 +39,9 @@ def bench(
         int,
         typer.Option(min=0, help="Also compare a superuser's login with a plain CREATEROLE one among this many users; 0: no."),
     ] = 0,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Also revoke users with sessions on a hot standby; the embedded server only.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write all figures to this file as JSON.")] = None,
 ) -> None:
     """Measures the broker beside the raw driver on one PostgreSQL, in one run."""
@@ -50,10 +53,12 @@ def bench(
         scram_iterations=scram_iterations,
         revoked=revoked,
         sessions=min(_USUAL.sessions, revoked),
+        singles=min(_USUAL.singles, revoked),
         tables=min(_USUAL.tables, revoked),
         due=due,
         scale=tuple(sorted({min(_SMALL_STORE, scale // 2), scale})) if scale else (),
         limited=limited,
+        standby=standby and revoked > 0,
     )
     from broker.bench.command import measured, show  # noqa: PLC0415 - a command loads its room when it is called
 

@@ -84,7 +84,7 @@ def one_round(subject: Subject, made: Service, peer: Peer) -> Iterator[Step]:
         yield Step(f"raw drops, {plan.revoked:,}", partial(revoking.measure_raw_drops, subject, plan.revoked))
         yield Step(f"revoke {plan.revoked:,}", partial(revoking.measure_revoke, subject, plan.revoked))
         yield Step(f"OpenBao, revoke {plan.revoked:,}", partial(measure_peer_revoke, subject, peer, plan.revoked))
-        yield Step("revoke users with sessions", partial(revoking.measure_revoke_with_sessions, subject, plan.sessions))
+        yield from run.ending_steps(subject)
         yield Step("revoke users with tables", partial(revoking.measure_revoke_with_tables, subject, plan.tables))
     if plan.due:
         yield from run.due_steps(subject, made)
@@ -143,6 +143,7 @@ def main() -> None:
         prepared=asked.prepared,
         revoked=asked.revoked,
         sessions=min(Plan().sessions, asked.revoked),
+        singles=min(Plan().singles, asked.revoked),
         tables=min(Plan().tables, asked.revoked),
         due=asked.due,
         scale=() if asked.no_scale else _SIZES,

@@ -14,6 +14,9 @@ ROWS = {
     "raw driver: DROP ROLE, 20 in batches of 256",
     "broker: revoke 20 at once, plain",
     "broker: revoke 20 at once, a session each",
+    "broker: revoke one by one, a session each",
+    "broker: revoke 20 at once, a session each and on a standby",
+    "broker: revoke one by one, a session each and on a standby",
     "broker: revoke 20 at once, a table each",
     "raw driver: DROP ROLE, 30 in batches of 256",
     "broker: 30 leases due at once",
@@ -34,7 +37,7 @@ ROWS = {
 TINY = [
     *("--clients", "1", "--clients", "2", "--seconds", "0.2", "--rounds", "1", "--prepared", "200"),
     *("--scram-iterations", "1", "--revoked", "20", "--due", "30", "--scale", "100"),
-    *("--limited", "30"),
+    *("--limited", "30", "--standby"),
 ]
 
 

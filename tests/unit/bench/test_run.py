@@ -11,7 +11,14 @@ from broker.bench.plan import Plan
 from broker.bench.rows import Results
 from broker.bench.run import notes, step_count, steps
 
-PLANS = [Plan(), Plan(rounds=5, clients=(4,)), Plan(revoked=0), Plan(due=0), Plan(revoked=0, due=0, rounds=1)]
+PLANS = [
+    Plan(),
+    Plan(rounds=5, clients=(4,)),
+    Plan(revoked=0),
+    Plan(due=0),
+    Plan(revoked=0, due=0, rounds=1),
+    Plan(standby=True),
+]
 
 
 @pytest.mark.parametrize("plan", PLANS)
