@@ -108,10 +108,11 @@ def _timed(users: Sequence[_User], figure: Figure, begun_s: Sequence[float]) -> 
     """The figure with the time to the end of each user's last session; a session that stayed open is an error."""
     ends = [(user.last_end_s(), begun) for user, begun in zip(users, begun_s, strict=True)]
     latencies = sorted(int((end - begun) * 1e6) for end, begun in ends if end is not None)
+    timed = replace(figure, latencies_us=tuple(latencies))
+    if len(latencies) == len(users):
+        return timed
     left = len(users) - len(latencies)
-    if not left:
-        return replace(figure, latencies_us=tuple(latencies))
-    return replace(figure, done=len(latencies), errors=left, first_error="sessions of revoked users were still open")
+    return replace(timed, done=len(latencies), errors=left, first_error="sessions of revoked users were still open")
 
 
 class _User:
