@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from broker.catalog.connections import Connection
 from broker.engines.guard import Guard
 from broker.engines.protocol import Extension, Outcome
-from broker.errors import EngineError, LimitExceeded, Unavailable
+from broker.errors import EngineError, LimitExceeded, OutcomeUnknown, Unavailable
 from broker.leases import lifecycle
 from broker.leases.ask import RequestRecord, beside_record, on_record
 from broker.leases.lifecycle import Event
@@ -48,6 +48,12 @@ class HandoutItem(Struct, eq=False):
     def abandoned(self) -> bool:
         """Whether its caller has stopped waiting: was cancelled, or out of time."""
         return self.done.cancelled()
+
+    @property
+    def served(self) -> bool:
+        """Whether it was answered that its user can log in."""
+        done = self.done
+        return done.done() and not done.cancelled() and done.exception() is None and done.result() is None
 
     def answer(self, refusal: Refusal | None) -> None:
         """Lets the caller go on, if it still waits."""
@@ -87,7 +93,13 @@ class Pump:
         if lane is None:
             lane = self._lanes[connection.number] = _Lane(self._parts, connection, self._unsettled)
         lane.submit(connection, item)
-        return await item.done
+        try:
+            return await item.done
+        except asyncio.CancelledError:
+            if item.served:
+                # It was answered, and cancelled before it could hear that.
+                await asyncio.shield(lane.take_back([item], "not answered"))
+            raise
 
     def ripe(self) -> list[Enabled]:
         """Logins turned on long enough ago to be on their databases' discs, if those did not restart meanwhile; each once."""
@@ -133,9 +145,15 @@ class _Lane:
             self._about_to_run = True
             task = loop.create_task(self._run())
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
         elif self._waiting and self._second_look is None:
             self._second_look = loop.call_later(_PATIENCE_S, self._look_again)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # Who came while as many batches as may be were under way has nobody else to see that the other one takes long.
+            self._start_if_due()
 
     def _look_again(self) -> None:
         self._second_look = None
@@ -188,9 +206,14 @@ class _Lane:
         parts = self._parts
         if not items:
             return ()
-        refusals, unrecorded = await beside_record(
-            parts.store.hand_out([item.handout for item in items]), on_record(parts.trail, [item.request for item in items])
-        )
+        try:
+            refusals, unrecorded = await beside_record(
+                parts.store.hand_out([item.handout for item in items]), on_record(parts.trail, [item.request for item in items])
+            )
+        except OutcomeUnknown:
+            # They may be active, or prepared still: none of these is handed out any more.
+            await self.take_back(items, "perhaps not claimed")
+            raise
         claimed = []
         for item, refusal in zip(items, refusals, strict=True):
             if refusal is None:
@@ -198,7 +221,7 @@ class _Lane:
             else:
                 item.answer(refusal)
         if unrecorded is not None:
-            await self._take_back(claimed, "not audited")
+            await self.take_back(claimed, "not audited")
             raise unrecorded
         return claimed
 
@@ -211,7 +234,7 @@ class _Lane:
         by_number = {item.handout.number: item for item in items}
         bad = [(by_number.pop(outcome.number), outcome.error) for outcome in outcomes if outcome.error is not None]
         if bad:
-            await self._take_back([item for item, _ in bad], "login not turned on")
+            await self.take_back([item for item, _ in bad], "login not turned on")
             for item, failure in bad:
                 item.fail(failure)
         return list(by_number.values())
@@ -220,16 +243,18 @@ class _Lane:
         """Barrier 2."""
         try:
             await self._parts.trail.record([item.respond() for item in items])
-        except Unavailable:
-            await self._take_back(items, "not audited")
+        except Exception:
+            await self.take_back(items, "not audited")
             raise
-        await self._take_back([item for item in items if item.abandoned], "not answered")
         now = self._parts.store.now_ms()
+        left = [item for item in items if item.abandoned]
         for item in items:
             self._unsettled.append(Enabled(now, self._connection.number, item.handout.number))
             item.answer(None)
+        # Last: who left while this waits for the store would be neither answered nor among these.
+        await self.take_back(left, "not answered")
 
-    async def _take_back(self, items: Sequence[HandoutItem], reason: str) -> None:
+    async def take_back(self, items: Sequence[HandoutItem], reason: str) -> None:
         """Revokes leases that nobody will hear of. If the store can't note it, they end with their time."""
         if not items:
             return

@@ -6,8 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from broker.errors import AuditUnavailable, DatabaseUnavailable, LimitExceeded, PermissionDenied, StoreUnavailable
+from broker.errors import (
+    AuditUnavailable,
+    DatabaseUnavailable,
+    LimitExceeded,
+    OutcomeUnknown,
+    PermissionDenied,
+    StoreUnavailable,
+)
 from broker.leases import pump
 from broker.model import LeaseState
 from broker.store.protocol import TokenEnd
@@ -455,3 +463,93 @@ async def test_a_batch_that_takes_long_holds_up_nobody(pooled: Any, token: Any) 
     assert not any(task.done() for task in slow)
     gate.opened.set()
     await pooled.check(await asyncio.gather(*slow))
+
+
+async def test_one_of_two_batches_that_takes_long_holds_up_nobody(rig: Any, token: Any, monkeypatch: Any) -> None:
+    """Who comes while two batches are under way is served though one of them hangs after the other has ended."""
+    monkeypatch.setattr(pump, "_PATIENCE_S", 0.3)
+    await rig.role("pooled", prepared_users=8)
+    await rig.fill()
+    gates = [asyncio.Event(), asyncio.Event()]
+    waiting = iter(gates)
+
+    async def wait() -> None:
+        if (gate := next(waiting, None)) is not None:
+            await gate.wait()
+
+    rig.do("before main.enable", wait)
+    batches = []
+    for size in (1, 2):
+        batches.append([asyncio.create_task(rig.issue(token, role="pooled")) for _ in range(size)])
+        await _started(rig)
+    third = asyncio.create_task(rig.issue(token, role="pooled"))
+    await _started(rig)
+    gates[0].set()
+    await asyncio.gather(*batches[0])
+    async with asyncio.timeout(10):
+        await third
+    assert not any(task.done() for task in batches[1])
+    gates[1].set()
+    await rig.check([*await asyncio.gather(*batches[0], *batches[1]), third.result()])
+
+
+async def test_a_caller_that_leaves_as_it_is_answered_gets_its_lease_revoked(pooled: Any, token: Any, monkeypatch: Any) -> None:
+    """A caller that is cancelled after its answer and before it could hear it leaves no lease behind."""
+    answer = pump.HandoutItem.answer
+
+    def leaving(item: Any, refusal: Any) -> None:
+        answer(item, refusal)
+        asking.cancel()
+
+    monkeypatch.setattr(pump.HandoutItem, "answer", leaving)
+    asking = asyncio.create_task(pooled.issue(token, role="pooled"))
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    await pooled.settle_down()
+    assert await pooled.leases(LeaseState.ACTIVE) == []
+    await pooled.check([])
+
+
+async def test_a_caller_that_leaves_beside_another_gets_its_lease_revoked(pooled: Any, token: Any) -> None:
+    """While the lease of one caller who left is taken back, another of the same batch leaves: it was answered, or loses its lease."""
+    login = pooled.hold("before main.enable")
+    first, second = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(2)]
+    await login.entered.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    back = pooled.hold("before store.move")
+    login.opened.set()
+    await back.entered.wait()
+    second.cancel()
+    await asyncio.wait([second])
+    pooled.heal()
+    back.opened.set()
+    await pooled.settle_down()
+    answered = [] if second.cancelled() else [second.result()]
+    assert len(await pooled.leases(LeaseState.ACTIVE)) == len(answered)
+    await pooled.check(answered)
+
+
+async def test_a_hand_out_whose_answer_cannot_be_made_is_revoked(pooled: Any, token: Any) -> None:
+    """Whatever keeps the response entry from being made, the login that was turned on for it ends."""
+
+    def broken(_: Any) -> bytes:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await pooled.boot.issuer.issue(replace(pooled.ask(token, "pooled"), response_entry=broken))
+    await pooled.settle_down()
+    assert await pooled.leases(LeaseState.ACTIVE) == []
+    await pooled.check([])
+
+
+@pytest.mark.parametrize("point", ["before store.hand_out", "after store.hand_out"])
+async def test_a_claim_that_may_have_happened_is_taken_back(pooled: Any, token: Any, point: str) -> None:
+    """A claim whose outcome is unknown leaves no active lease that nobody heard of, and no user in doubt to be handed out."""
+    pooled.fail(point, OutcomeUnknown(), times=1)
+    with pytest.raises(OutcomeUnknown):
+        await pooled.issue(token, role="pooled")
+    await pooled.settle_down()
+    assert await pooled.leases(LeaseState.ACTIVE) == []
+    assert await pooled.boot.sqlite.pool_size(PATH) == 3
+    await pooled.check([])
