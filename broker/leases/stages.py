@@ -23,7 +23,9 @@ from broker.secret import random_below
 from broker.store.protocol import Move, Step
 
 HOLD_MS = 900_000
-"""How long a claim of due work holds: longer than the stages of one batch may take together."""
+"""How long a claim of due work holds: longer than one stage may take, and most often than all of them together."""
+_HOLD_AGAIN_MS = HOLD_MS // 3
+"""How old a hold may be before the next stage begins; what is left of it is longer than a stage may take."""
 _CONTINUE_S = 1
 _ROWS_BETWEEN_YIELDS = 50
 _JITTER_STEPS = 1_000
@@ -38,8 +40,8 @@ class Batch:
     leases: dict[LeaseNumber, Lease]
     users: dict[LeaseNumber, User]
     started_ms: int
-    held: set[LeaseNumber] = field(default_factory=set)
-    """Those that are `revoking` by a step of ours, which also made their claim hold long: a stage is all that changes then."""
+    held_ms: dict[LeaseNumber, int] = field(default_factory=dict)
+    """When a step of ours made the claim hold long of those that are `revoking` by it: for a while a stage is all that changes then."""
     disabled_ms: dict[LeaseNumber, int] = field(default_factory=dict)
     failures: dict[LeaseNumber, EngineError] = field(default_factory=dict)
 
@@ -62,11 +64,12 @@ async def advance(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Resu
     What fails is put back with its reason and a later due time. Raises `Unavailable` when the store or the audit log can't be
     written: the claims then run out, unless the caller gives them back, and the work falls due again.
     """
+    now = parts.store.now_ms()
     batch = Batch(
         leases={lease.number: lease for lease in leases},
         users={lease.number: parts.markers.of(lease) for lease in leases},
-        started_ms=parts.store.now_ms(),
-        held={lease.number for lease in leases if lease.state in lifecycle.expected(Event.ENDED)},
+        started_ms=now,
+        held_ms={lease.number: now for lease in leases if lease.state in lifecycle.expected(Event.ENDED)},
     )
     request = records.new_request(
         "revoke", f"{records.MOUNT.point}leases", {"connection": leases[0].facts.connection_name, "leases": len(leases)}
@@ -117,12 +120,14 @@ async def _note(
     parts: Parts, batch: Batch, numbers: Sequence[LeaseNumber], event: Event, stage: Stage
 ) -> frozenset[LeaseNumber]:
     """Makes a stage durable; drops leases that are no longer ours from the batch, and answers the others."""
+    now = parts.store.now_ms()
     alike: dict[tuple[int, int | None], list[LeaseNumber]] = {}
     for number in numbers:
         if event is Event.FINISHED:
             due_in_ms: int | None = parts.settings.tombstones * 1_000
         else:
-            due_in_ms = None if number in batch.held else HOLD_MS
+            held_ms = batch.held_ms.get(number)
+            due_in_ms = None if held_ms is not None and now - held_ms < _HOLD_AGAIN_MS else HOLD_MS
         alike.setdefault((batch.leases[number].epoch, due_in_ms), []).append(number)
     steps = [
         Step(
@@ -136,7 +141,9 @@ async def _note(
         for (epoch, due_in_ms), same in alike.items()
     ]
     noted = frozenset[LeaseNumber]().union(*await asyncio.gather(*(parts.store.step(step) for step in steps)))
-    batch.held |= noted
+    for (_, due_in_ms), same in alike.items():
+        if due_in_ms is not None:
+            batch.held_ms |= dict.fromkeys(same, now)
     for number in numbers:
         if number not in noted:
             # Another process has taken the claim over, or an operator forced the lease off the books.

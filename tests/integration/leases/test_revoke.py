@@ -422,3 +422,21 @@ async def test_lists_show_live_leases(rig: Any, token: Any) -> None:
     view = await query.lookup(issued.lease_id)
     assert (view.state, view.ttl_s, view.renewable, view.username) == ("active", 3_600, True, issued.username)
     assert issued.password.reveal() not in repr(view)
+
+
+async def test_a_claim_outlasts_its_stages(rig: Any, token: Any) -> None:
+    """However long the stages take together, each has most of a hold ahead of it, so that nobody else begins the same work."""
+    issued = await rig.issue(token)
+    ahead: list[int] = []
+
+    async def slow() -> None:
+        ahead.append((await rig.lease(issued.lease_id)).due_ms - rig.clock.now_ms())
+        rig.clock.advance(299_000)
+
+    for verb in VERBS:
+        rig.do(f"before main.{verb}", slow)
+    rig.clock.advance((await rig.lease(issued.lease_id)).due_ms - rig.clock.now_ms())
+    await rig.expire()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+    assert len(ahead) == len(VERBS)
+    assert min(ahead) > 599_000
