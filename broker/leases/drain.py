@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import orjson
 import structlog
@@ -30,17 +30,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Leases to end: of a path as far as their numbers are below `before`, or of a connection; after `until_ms` no others come."""
+    """Leases to end: of a path or of a connection; after `until_ms` no others come.
+
+    Of a path those that the deleted role gave: with numbers below `before`, or of its `revision` or an earlier one. An issue that
+    began before the deletion may take its number after it.
+    """
 
     path: str = ""
     before: int = 0
+    revision: int = 0
     connection: int = 0
     until_ms: int
 
     def written(self) -> DocumentChange:
         """The order as a document. A later one of the same role takes its place."""
-        body = {"path": self.path, "before": self.before, "connection": self.connection, "until_ms": self.until_ms}
-        return DocumentChange(KIND, self.path or f"connection/{self.connection}", orjson.dumps(body))
+        return DocumentChange(KIND, self.path or f"connection/{self.connection}", orjson.dumps(asdict(self)))
 
 
 @dataclass(slots=True)
@@ -72,7 +76,10 @@ class Drainer:
 
         Those of a role that is made anew under the same name are not meant.
         """
-        order = Order(path=roles.lease_path(name), before=self._parts.numbers.next(), until_ms=self._until_ms())
+        path = roles.lease_path(name)
+        order = Order(
+            path=path, before=self._parts.numbers.next(), revision=self._last_revision(name, path), until_ms=self._until_ms()
+        )
         await asyncio.shield(self._ordered(self._parts.catalog.delete_role(name, [order.written()]), [order]))
 
     async def delete_connection(self, name: str) -> None:
@@ -115,7 +122,10 @@ class Drainer:
         ended, after = 0, LeaseNumber(0)
         while page := await self._parts.store.list_leases(order.path, after=after, limit=_PAGE):
             after = page[-1]
-            ended += len(await self._parts.store.move([_ending(number) for number in page if number < order.before]))
+            early = [number for number in page if number < order.before]
+            others = await self._parts.store.leases(page[len(early) :]) if len(early) < len(page) else ()
+            late = [lease.number for lease in others if lease.facts.role_revision <= order.revision]
+            ended += len(await self._parts.store.move([_ending(number) for number in (*early, *late)]))
         return ended
 
     async def _forget(self, name: str) -> None:
@@ -123,6 +133,11 @@ class Drainer:
         if document is not None:
             await self._parts.store.purge_document(KIND, document.number)
         del self._standing[name]
+
+    def _last_revision(self, name: str, path: str) -> int:
+        """Of the role, or of the one that an order which stands already is about."""
+        role, standing = self._parts.catalog.role(name), self._standing.get(path)
+        return max(0 if role is None else role.revision, 0 if standing is None else standing.order.revision)
 
     def _until_ms(self) -> int:
         return self._parts.store.now_ms() + int(self._parts.settings.issue_timeout_s * 1_000) + _GRACE_MS

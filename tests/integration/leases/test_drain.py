@@ -68,10 +68,11 @@ async def test_draining_a_connection_ends_what_is_left_anywhere(rig: Any, token:
     assert rig.can_log_in(apart, "second")
 
 
+@pytest.mark.parametrize("point", ["new_password", "create"])
 @pytest.mark.parametrize("kind", ["role", "connection"])
-async def test_an_issue_that_began_before_is_drained_too(rig: Any, token: Any, drainer: Drainer, kind: str) -> None:
-    """However late it comes to its end within its time limit."""
-    gate = rig.hold("before main.create")
+async def test_an_issue_that_began_before_is_drained_too(rig: Any, token: Any, drainer: Drainer, kind: str, point: str) -> None:
+    """However late it comes to its end within its time limit, and whether it has its number yet or not."""
+    gate = rig.hold(f"before main.{point}")
     asking = asyncio.create_task(rig.issue(token))
     await gate.entered.wait()
     await (drainer.delete_role("app") if kind == "role" else drainer.delete_connection("main"))
@@ -81,6 +82,23 @@ async def test_an_issue_that_began_before_is_drained_too(rig: Any, token: Any, d
     issued = await asking
     await _carried_out(rig, drainer)
     assert await _state(rig, issued) is LeaseState.GONE
+
+
+async def test_an_issue_from_before_two_deletions_is_drained(rig: Any, token: Any, drainer: Drainer) -> None:
+    """The second, which finds no role, takes the place of the first; the role is made anew in between the one and the other's work."""
+    gate = rig.hold("before main.new_password")
+    asking = asyncio.create_task(rig.issue(token))
+    await gate.entered.wait()
+    await drainer.delete_role("app")
+    await drainer.delete_role("app")
+    await rig.role("app")
+    rig.heal()
+    new = await rig.issue(token)
+    gate.opened.set()
+    issued = await asking
+    await _carried_out(rig, drainer)
+    assert await _state(rig, issued) is LeaseState.GONE
+    assert rig.can_log_in(new)
 
 
 async def test_a_role_made_anew_keeps_its_leases(rig: Any, token: Any, drainer: Drainer) -> None:
