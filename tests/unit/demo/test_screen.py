@@ -52,6 +52,14 @@ async def test_parts_are_numbered(screen: Screen, written: io.StringIO) -> None:
     assert [line[:9] for line in lines(written) if line] == ["1  first ", "2  second"]
 
 
+async def test_outcomes_can_be_told_apart(screen: Screen, written: io.StringIO) -> None:
+    """What worked, what was refused and what should not have worked have marks of their own, without colour too."""
+    await screen.done("read")
+    await screen.refused("read")
+    await screen.breached("read")
+    assert len({line.split()[0] for line in lines(written)}) == 3
+
+
 async def test_text_is_no_markup(screen: Screen, written: io.StringIO) -> None:
     """What a database says is shown as it is, square brackets included."""
     await screen.refused("[bold]no[/bold]")
