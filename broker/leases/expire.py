@@ -29,6 +29,8 @@ _CLAIM_MS = 60_000
 _ENGINE_AGAIN_MS = 5_000
 _REST = 3
 """How many times as long as its last batch took a drain rests while leases are asked for."""
+_REST_MOST_S = 2
+"""A batch takes longer where the database is slow, and then resting only delays what is due behind it."""
 _BATCHES = 2
 """Of one connection under way: while one waits for the database, rows and entries of the other are written."""
 _BREATH_MS = 50
@@ -157,7 +159,7 @@ class Expirer:
             claimed.pop(lease.number, None)
         if goes_on and parts.issuing:
             # Issuing has priority: while anybody waits for a lease, revoking takes a quarter of its time at most.
-            await asyncio.sleep(_REST * (stopwatch_s() - began_s))
+            await asyncio.sleep(min(_REST_MOST_S, _REST * (stopwatch_s() - began_s)))
         return goes_on
 
     def _rest(self, connection: Connection, for_ms: int) -> None:

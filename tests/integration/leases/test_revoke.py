@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
 
 from broker.errors import AuditUnavailable, DatabaseUnavailable, EngineError, InvalidRequest, StoreUnavailable
-from broker.leases import lifecycle
+from broker.leases import expire, lifecycle
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState, Stage
 from broker.testing.engine import DROP_OWNED, OWN
@@ -440,3 +441,15 @@ async def test_a_claim_outlasts_its_stages(rig: Any, token: Any) -> None:
     assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
     assert len(ahead) == len(VERBS)
     assert min(ahead) > 599_000
+
+
+async def test_a_slow_batch_does_not_put_off_the_next(rig: Any, token: Any, monkeypatch: Any) -> None:
+    """While leases are asked for, a drain whose batch took five minutes does not rest a quarter of an hour."""
+    first, second = [await rig.issue(token) for _ in range(2)]
+    seconds = itertools.count(0, 300)
+    monkeypatch.setattr(expire, "stopwatch_s", lambda: next(seconds))
+    rig.boot.parts.issuing += 1
+    async with asyncio.timeout(20):
+        await rig.boot.revoker.revoke(first.lease_id)
+        await rig.boot.revoker.revoke(second.lease_id)
+    assert rig.server().accounts == {}
