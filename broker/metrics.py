@@ -58,6 +58,12 @@ class Metrics:
             ["connection", "kind"],
             registry=self.registry,
         )
+        self.reconcile_concerns = Gauge(
+            "broker_reconcile_concerns",
+            "What was wrong, or soon will be, in the database when it was looked into last.",
+            ["connection"],
+            registry=self.registry,
+        )
         self.reconcile_amended = Counter(
             "broker_reconcile_amended", "Differences that were put right.", ["connection", "kind"], registry=self.registry
         )

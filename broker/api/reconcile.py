@@ -42,6 +42,7 @@ class ConnectionReconciled(BaseModel):
     found: dict[str, int] = Field(description="How many differ, by kind.")
     amended: dict[str, int] = Field(description="About how many of them something was done, by kind.")
     differences: list[Difference] = Field(description="The first hundred.")
+    concerns: list[str] = Field(description="What is wrong in the database, or soon will be, in sentences.")
     error: str = Field(description="Why it was not compared to the end; empty where it was.")
 
 

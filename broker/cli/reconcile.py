@@ -80,6 +80,8 @@ def _show(found: dict[str, Any], console: Console) -> None:
             console.print(Text(f"{each['connection']}: {count:,} {kind}: {_MEANINGS.get(kind, '')}", style="yellow"))
         for difference in each["differences"]:
             console.print(Text(f"  {difference['kind']}  {difference['username']}  {difference['lease_id']}"))
+        for concern in each["concerns"]:
+            console.print(Text(f"{each['connection']}: {concern}", style="yellow"))
         if each["error"]:
             console.print(Text(f"{each['connection']}: not compared to the end: {each['error']}", style="bold red"))
     if _status(found) == AGREE:
@@ -91,4 +93,4 @@ def _status(found: dict[str, Any]) -> int:
     if any(each["error"] for each in reports):
         return INCOMPLETE
     left = any(count > each["amended"].get(kind, 0) for each in reports for kind, count in each["found"].items())
-    return DIFFER if left else AGREE
+    return DIFFER if left or any(each["concerns"] for each in reports) else AGREE

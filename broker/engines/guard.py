@@ -190,6 +190,14 @@ class Guard:
 
         return await self._watch.call("sweep", self._settings.contain_timeout_s, swept)
 
+    async def inspect(self) -> Sequence[str]:
+        """See `Engine.inspect`."""
+
+        async def inspected() -> Sequence[str]:
+            return [self._watch.clean_text(each) for each in await self._engine.inspect()]
+
+        return await self._watch.call("inspect", self._settings.remove_timeout_s, inspected)
+
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`; the limit holds for each 500 users, so that a slow reader is not taken for a slow database."""
         found = self._engine.list_users()

@@ -39,6 +39,8 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Whether `prepare` and `enable` are offered."""
     rehearses: bool = False
     """Whether `preflight`, `rehearse`, `plain_terms` and `log_in` are offered."""
+    inspects: bool = False
+    """Whether `inspect` is offered."""
     marker: Literal["comment", "name", "role"] = "name"
     drop_ends_sessions: bool = False
     users_per_batch: int = 1
@@ -287,6 +289,13 @@ class Engine(Protocol):
 
         Leaves everybody else's alone. Answers what it ended, and, with the remedy, what it may not or could not end; nothing where there
         was nothing to do. Raises `DatabaseUnavailable`.
+        """
+        ...
+
+    async def inspect(self) -> Sequence[str]:
+        """What is wrong in the database, or soon will be, and only people can put right, in sentences; nothing where all is well.
+
+        The same state gives the same sentences, so that each is told once. Changes nothing. Raises `DatabaseUnavailable`.
         """
         ...
 

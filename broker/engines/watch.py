@@ -15,7 +15,7 @@ import structlog
 from broker.clock import Clock, stopwatch_s
 from broker.engines.breaker import Breaker, Permit, State
 from broker.engines.protocol import Engine, Health
-from broker.engines.scrub import broken_promise, clean_error
+from broker.engines.scrub import broken_promise, clean_error, scrubbed
 from broker.engines.settings import EngineSettings
 from broker.errors import DatabaseUnavailable, EngineError, InvalidRequest
 from broker.metrics import Metrics
@@ -107,6 +107,10 @@ class Watch:
             place=_place(error.__traceback__),
         )
         return broken_promise(self._name, verb, error)
+
+    def clean_text(self, text: str) -> str:
+        """What an engine says, without the connection's secrets."""
+        return scrubbed(text, self._secrets)
 
     async def _attempt(
         self,

@@ -43,6 +43,8 @@ class Report:
     found: Counter[Kind] = field(default_factory=Counter)
     amended: Counter[Kind] = field(default_factory=Counter)
     named: list[Finding] = field(default_factory=list)
+    concerns: Sequence[str] = ()
+    """See `Engine.inspect`."""
     error: str = ""
     """Why it was not compared to the end."""
 
@@ -74,6 +76,7 @@ class Reconciler:
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._told: dict[ConnectionNumber, tuple[object, ...]] = {}
+        self._concerns: dict[ConnectionNumber, Sequence[str]] = {}
         self.latest: Run | None = None
         """The last run that was asked for."""
 
@@ -137,6 +140,8 @@ class Reconciler:
                     if findings:
                         await self._take(run.scope, connection, engine, report, findings)
                     await asyncio.sleep(_GIVE_WAY_S if self._parts.issuing else 0)
+            if engine.traits.inspects:
+                report.concerns = await engine.inspect()
         except BrokerError as error:
             report.error = str(error)
         self._tell(connection, report)
@@ -190,6 +195,7 @@ class Reconciler:
         if not report.error:
             for kind in Kind:
                 self._parts.metrics.reconcile_found.labels(connection.name, kind).set(report.found[kind])
+            self._tell_concerns(connection, report.concerns)
         said = (*sorted(report.found.items()), bool(report.error))
         if self._told.get(connection.number, (False,)) == said:
             return
@@ -202,3 +208,10 @@ class Reconciler:
             log.warning("database and store differ", connection=connection.name, first=first.user.name, **counts)
         else:
             log.info("database and store agree", connection=connection.name)
+
+    def _tell_concerns(self, connection: Connection, concerns: Sequence[str]) -> None:
+        self._parts.metrics.reconcile_concerns.labels(connection.name).set(len(concerns))
+        for concern in concerns:
+            if concern not in self._concerns.get(connection.number, ()):
+                log.warning("database needs care", connection=connection.name, concern=concern)
+        self._concerns[connection.number] = concerns

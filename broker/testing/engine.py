@@ -74,6 +74,8 @@ class MemoryServer:
         self.timeline = "1"
         self.lacks: list[Lack] = []
         """What the broker's login lacks."""
+        self.concerns: list[str] = []
+        """What `inspect` says."""
         self._numbers = itertools.count(1)
 
     def add(self, name: str, marker: str = "", password: str = "") -> Account:
@@ -110,7 +112,13 @@ class MemoryPlugin:
     protocol_version: ClassVar[int] = PROTOCOL_VERSION
     secret_fields: ClassVar[frozenset[str]] = frozenset({"password"})
     traits: ClassVar[Traits] = Traits(
-        kind="memory", server_expiry=True, prepares=True, rehearses=True, marker="comment", users_per_batch=64
+        kind="memory",
+        server_expiry=True,
+        prepares=True,
+        rehearses=True,
+        inspects=True,
+        marker="comment",
+        users_per_batch=64,
     )
 
     def __init__(self, server: MemoryServer) -> None:
@@ -264,6 +272,10 @@ class MemoryEngine:
         swept = [Swept(identity=identity, sessions=len(some)) for identity, some in self._server.abandoned.items() if some]
         self._server.abandoned.clear()
         return swept
+
+    async def inspect(self) -> Sequence[str]:
+        """See `Engine.inspect`."""
+        return list(self._server.concerns)
 
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`."""

@@ -140,6 +140,11 @@ class Interposed:
         await self._before("sweep")
         return await self._inner.sweep()
 
+    async def inspect(self) -> Sequence[str]:
+        """See `Engine.inspect`."""
+        await self._before("inspect")
+        return await self._inner.inspect()
+
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`."""
         await self._before("list_users")

@@ -32,6 +32,7 @@ from broker.secret import Secret
 from broker_postgresql import admission, login, ownership, preflight, prepared, rehearse, revoke, settings, sweep, terms
 from broker_postgresql.connector import Connector
 from broker_postgresql.creators import Creators
+from broker_postgresql.fullness import full_lists
 from broker_postgresql.hidden import Hidden
 from broker_postgresql.identity import standing
 from broker_postgresql.issue import Issuer
@@ -62,6 +63,7 @@ class Engine:
         server_expiry=True,
         prepares=True,
         rehearses=True,
+        inspects=True,
         marker="comment",
         users_per_batch=USERS_PER_BATCH,
     )
@@ -217,6 +219,10 @@ class Engine:
         async with self._lanes.revoking.session() as session:
             swept = await sweep.sweep(session)
         return [*swept, *await self._standbys.sweep()]
+
+    async def inspect(self) -> Sequence[str]:
+        """See `Engine.inspect`."""
+        return await full_lists(self._lanes.general, starting_with(marker_prefix(self._origin)))
 
     async def list_users(self) -> AsyncIterator[Seen]:
         """See `Engine.list_users`. Page by page, so no transaction stays open while the caller works."""

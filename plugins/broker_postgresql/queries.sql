@@ -155,6 +155,30 @@ SELECT m.grantor AS oid, g.rolname::text AS role, u.rolname::text AS member
 FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member
 WHERE m.grantor = ANY ($1::oid[])
 
+-- :name long_lists
+-- What has a list of rights of $1 bytes or more as it is stored, in this database, longest first, and how many. $2 rows.
+SELECT what, bytes, count(*) OVER () AS found
+FROM (
+  SELECT CASE WHEN relkind = 'S' THEN 'sequence ' WHEN relkind IN ('v', 'm') THEN 'view ' ELSE 'table ' END
+           || oid::regclass::text AS what, pg_column_size(relacl) AS bytes
+  FROM pg_class WHERE relacl IS NOT NULL
+  UNION ALL
+  SELECT 'column ' || attrelid::regclass::text || '.' || quote_ident(attname), pg_column_size(attacl)
+  FROM pg_attribute WHERE attacl IS NOT NULL AND NOT attisdropped
+) lists
+WHERE bytes >= $1
+ORDER BY bytes DESC, what
+LIMIT $2
+
+-- :name granted_databases
+-- Other databases that can be entered, in which users with the broker's marker were granted something. $1 LIKE pattern of the markers.
+SELECT DISTINCT db.datname::text AS name
+FROM pg_shdescription m
+JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = m.objoid AND d.deptype = 'a'
+JOIN pg_database db ON db.oid = d.dbid
+WHERE m.classoid = 'pg_authid'::regclass AND m.description LIKE $1 AND db.datallowconn AND db.datname <> current_database()
+ORDER BY name
+
 -- :name heir
 -- Whether $1 (OID) could become $2 (name) by SET ROLE, and what $2 may do beyond owning objects and entering databases and schemas;
 -- no row where there is no such role. Rights on what other leases' users own don't count: any of them could impose these.

@@ -52,6 +52,7 @@ def _connection(call: Call, report: Report) -> ConnectionReconciled:
         found={str(kind): count for kind, count in sorted(report.found.items())},
         amended={str(kind): count for kind, count in sorted(report.amended.items())},
         differences=[_difference(call, finding) for finding in report.named],
+        concerns=list(report.concerns),
         error=report.error,
     )
 

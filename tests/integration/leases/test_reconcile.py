@@ -275,3 +275,27 @@ async def test_database_that_is_away_is_reported_and_nothing_ended(rig: Any) -> 
     await reconciler._task  # type: ignore[misc]  # it was just started
     assert "away" in run.reports[0].error
     assert (await rig.lease(issued.lease_id)).state is LeaseState.ACTIVE
+
+
+async def test_what_is_wrong_in_the_database_is_told_once(rig: Any) -> None:
+    """Each of the engine's sentences is logged when it is new, counted at every look, and forgotten when it is no longer true."""
+    reconciler, server = Reconciler(rig.boot.parts), rig.server()
+    gauge = rig.boot.parts.metrics.reconcile_concerns.labels("main")
+
+    async def told() -> list[str]:
+        with structlog.testing.capture_logs() as logs:
+            run = reconciler.start("main", SAFE)
+            await reconciler._task  # type: ignore[misc]  # it was just started
+        assert not run.reports[0].error
+        assert list(run.reports[0].concerns) == server.concerns
+        assert gauge._value.get() == len(server.concerns)
+        return [entry["concern"] for entry in logs if entry["event"] == "database needs care"]
+
+    server.concerns = ["a is full"]
+    assert await told() == ["a is full"]
+    server.concerns = ["a is full", "b is full"]
+    assert await told() == ["b is full"]
+    server.concerns = []
+    assert await told() == []
+    server.concerns = ["a is full"]
+    assert await told() == ["a is full"]

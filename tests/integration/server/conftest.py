@@ -47,6 +47,7 @@ class MemoryDatabase:
     """Users in a set; `down` makes every call fail, a cleared `gate` makes users wait to be made."""
 
     users: set[str] = field(default_factory=set)
+    concerns: list[str] = field(default_factory=list)
     down: bool = False
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
@@ -58,7 +59,7 @@ class MemoryDatabase:
 class MemoryEngine:
     """Meets `Engine`."""
 
-    traits: ClassVar[Traits] = Traits(kind="memory", rehearses=True, users_per_batch=64)
+    traits: ClassVar[Traits] = Traits(kind="memory", rehearses=True, inspects=True, users_per_batch=64)
 
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
@@ -139,6 +140,10 @@ class MemoryEngine:
 
     async def sweep(self) -> Sequence[Swept]:
         return ()
+
+    async def inspect(self) -> Sequence[str]:
+        self._reach()
+        return self._database.concerns
 
     async def list_users(self) -> AsyncIterator[Seen]:
         for name in sorted(self._database.users):

@@ -69,3 +69,16 @@ async def test_command_shows_what_came_of_it(broker: Any, database: Any, capsys:
     database.down = True
     assert command._status(await command._carried_out(remote, ORDER)) == command.INCOMPLETE
     assert json.dumps(found)
+
+
+async def test_what_is_wrong_in_the_database_is_shown(broker: Any, database: Any, capsys: Any) -> None:
+    """Answer and command give the engine's sentences, and the command's status says that something is left to be done."""
+    remote = Remote(broker.address, Secret(broker.token))
+    database.concerns.append("table goods is 70 % full")
+    found = await command._carried_out(remote, ORDER)
+    assert found["connections"][0]["concerns"] == ["table goods is 70 % full"]
+    assert command._status(found) == command.DIFFER
+    command._show(found, command.Console(width=200))
+    shown = capsys.readouterr().out
+    assert "pg: table goods is 70 % full" in shown
+    assert "agree" not in shown

@@ -453,6 +453,17 @@ async def test_sweep_shows_no_secret(guarded: Guarded, clock: Any) -> None:
     assert second == Swept(identity="8", sessions=1)
 
 
+async def test_inspection_shows_no_secret(guarded: Guarded, clock: Any) -> None:
+    """What an engine says of its database is kept from showing the connection's secrets; a failure counts as any other."""
+    guarded.server.concerns.append("other can't be entered with root-pw")
+    origin = Origin(broker="b0", boot="x")
+    guard = Guard(MemoryEngine(guarded.server, origin), "app", EngineSettings(), guarded.metrics, clock, [Secret("root-pw")])
+    assert await guard.inspect() == ["other can't be entered with [secret]"]
+    guarded.fault.error = ValueError("p4ss")
+    with pytest.raises(EngineError, match="inspect on connection app failed inside the engine: ValueError"):
+        await guarded.guard.inspect()
+
+
 async def test_long_listing_comes_whole(guarded: Guarded, server: MemoryServer) -> None:
     """A listing of more than one portion comes complete and in order."""
     names = [f"u{number}" for number in range(1_200)]
