@@ -66,6 +66,7 @@ class Purpose:
 
 
 _LOOK = Purpose(statement_timeout_s=5, lock_timeout_ms=1_000, settings={})
+_OTHER_CLUSTER = "the server belongs to another database cluster than this connection's others did"
 
 
 class Connector:
@@ -105,9 +106,14 @@ class Connector:
 
         It leads to the home database unless another one is named. Raises `DatabaseUnavailable` that says what each host answered.
         """
-        return await self._hosts.connect(
+        session = await self._hosts.connect(
             lambda host, port: self._settled(host, port, purpose, database or self.target.database)
         )
+        if self._cluster and session.cluster != self._cluster:
+            session.wire.terminate()
+            raise DatabaseUnavailable(f"{self._where}: {_OTHER_CLUSTER}")
+        self._cluster = session.cluster
+        return session
 
     async def connect_to_standby(self, host: str, port: int, purpose: Purpose) -> Session:
         """A connection to the home database on one server of the cluster, whether or not it takes writes.
@@ -199,8 +205,7 @@ class Connector:
         """The cluster that the first connection found; a name that leads elsewhere by now would prove its users absent there."""
         found = await cluster_of(wire, self.target.database)
         if self._cluster and found != self._cluster:
-            raise DatabaseUnavailable("the server belongs to another database cluster than this connection's others did")
-        self._cluster = found
+            raise DatabaseUnavailable(_OTHER_CLUSTER)
         return found
 
 

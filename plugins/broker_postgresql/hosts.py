@@ -124,6 +124,7 @@ class Hosts:
             for task in pending:
                 task.cancel()
                 task.add_done_callback(_discard)
+        self._keep_one_cluster(found, refusals)
         behind = [host for host, session in found.items() if 0 < session.line.number < self.timeline]
         if behind and len(behind) == len(found):
             for host in behind:
@@ -131,6 +132,15 @@ class Hosts:
                 session.wire.terminate()
                 refusals.append(f"{_written(host)}: {_SUPERSEDED.format(found=session.line.number, known=self.timeline)}")
         return found, refusals
+
+    def _keep_one_cluster(self, found: dict[Host, Session], refusals: list[str]) -> None:
+        """Of servers of several clusters, those of the host that was written first: which answers first must not decide."""
+        first = next((host for host in self._hosts if host in found), None)
+        if first is None:
+            return
+        for host in [host for host, session in found.items() if session.cluster != found[first].cluster]:
+            found.pop(host).wire.terminate()
+            refusals.append(f"{_written(host)}: the server belongs to another database cluster than {_written(first)}")
 
     async def _try(self, connect: Connect, host: Host, *, superseded: bool = False) -> Session | str:
         """A connection, or why there is none; one to a superseded server only where that is wanted."""
