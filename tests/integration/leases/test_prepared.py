@@ -471,9 +471,10 @@ async def test_one_of_two_batches_that_takes_long_holds_up_nobody(rig: Any, toke
     await rig.role("pooled", prepared_users=8)
     await rig.fill()
     gates = [asyncio.Event(), asyncio.Event()]
-    waiting = iter(gates)
+    waiting, arrived = iter(gates), asyncio.Semaphore(0)
 
     async def wait() -> None:
+        arrived.release()
         if (gate := next(waiting, None)) is not None:
             await gate.wait()
 
@@ -481,7 +482,7 @@ async def test_one_of_two_batches_that_takes_long_holds_up_nobody(rig: Any, toke
     batches = []
     for size in (1, 2):
         batches.append([asyncio.create_task(rig.issue(token, role="pooled")) for _ in range(size)])
-        await _started(rig)
+        await arrived.acquire()
     third = asyncio.create_task(rig.issue(token, role="pooled"))
     await _started(rig)
     gates[0].set()
