@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ import asyncpg
 from broker.bench.figures import Figure
 from broker.bench.raw import GROUP, RAW_NAMES, PgConnection, batches, create_users, drop_users, make_users
 from broker.errors import InvalidRequest, Unavailable
+from broker.model import UserName
 from broker.secret import Secret, random_text
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 from broker.testing.standby import Standby
@@ -35,6 +36,8 @@ SELECT quote_ident(r.rolname) FROM made JOIN pg_roles r USING (oid)"""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _CONNECTIONS_KEPT_BACK = 50
 _TABLES_PER_TRANSACTION = 500
+_USERS_PER_TRANSACTION = 500
+_IDENTITIES = "SELECT rolname::text AS name, oid::text AS identity FROM pg_roles WHERE rolname = ANY($1::text[]::name[])"
 
 
 class BenchDatabase:
@@ -82,6 +85,17 @@ class BenchDatabase:
         """How many more connections the server takes, some kept back for the broker and the bench."""
         most = int(await self._connection.fetchval("SELECT current_setting('max_connections')::int"))
         return max(0, most - _CONNECTIONS_KEPT_BACK)
+
+    async def make_marked(self, users: Mapping[UserName, str]) -> Mapping[UserName, str]:
+        """Makes users, by name, with these markers as their comments; answers their identities by name."""
+        made = [
+            f'CREATE ROLE "{name}" LOGIN IN ROLE {GROUP}; COMMENT ON ROLE "{name}" IS \'{marker}\''
+            for name, marker in users.items()
+        ]
+        for batch in batches(made, _USERS_PER_TRANSACTION):
+            await self._connection.execute(";".join(batch))
+        rows = await self._connection.fetch(_IDENTITIES, list(users))
+        return {UserName(row["name"]): row["identity"] for row in rows}
 
     async def give_tables(self, names: Sequence[str]) -> None:
         """A table of its own for each user."""

@@ -36,5 +36,7 @@ class Plan:
     """Numbers of leases in the store, fewest first, between which start, memory and rates are compared."""
     limited: int = 0
     """Live users beside which a superuser's login and a plain CREATEROLE one are compared; 0 leaves these rows out."""
+    reconciled: int = 0
+    """Users, with as many leases, that database and store are compared about; 0 leaves this row out."""
     standby: bool = False
     """Whether users with a session on the primary and one on a hot standby are revoked, too."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
-from broker.bench import ending, expiring, issuing, limited, revoking, scale
+from broker.bench import comparing, ending, expiring, issuing, limited, revoking, scale
 from broker.bench.calls import Calls
 from broker.bench.database import BenchDatabase, bench_database
 from broker.bench.issuing import Subject
@@ -53,6 +53,9 @@ async def run(plan: Plan, dsn: Secret, progress: Progress, standby: Secret | Non
         if plan.limited:
             await database.drop_all()
             await measure_limited(plan, database, results, progress)
+        if plan.reconciled:
+            await database.drop_all()
+            await measure_reconciling(plan, database, results, progress)
     return results
 
 
@@ -67,7 +70,7 @@ def step_count(plan: Plan) -> int:
     issue = len(plan.clients) * 3
     revoke = 5 + (2 if plan.standby else 0) if plan.revoked else 0
     due = 4 if plan.due else 0
-    beside = sum(1 + plan.rounds for wanted in (plan.scale, plan.limited) if wanted)
+    beside = sum(1 + plan.rounds for wanted in (plan.scale, plan.limited, plan.reconciled) if wanted)
     return 1 + plan.rounds * (issue + revoke + due) + bool(plan.due) + bool(plan.standby) + beside
 
 
@@ -135,6 +138,16 @@ async def measure_limited(plan: Plan, database: BenchDatabase, results: Results,
         progress.done()
         for number in range(1, plan.rounds + 1):
             await follow([Step(f"logins, round {number}", partial(limited.measure_logins, found))], progress)
+
+
+async def measure_reconciling(plan: Plan, database: BenchDatabase, results: Results, progress: Progress) -> None:
+    """Compares a database and a store that agree."""
+    progress.begins(f"make {plan.reconciled:,} users and leases")
+    async with comparing.crowded(plan, database, results) as crowd:
+        progress.done()
+        for number in range(1, plan.rounds + 1):
+            await follow([Step(f"reconcile, round {number}", partial(comparing.measure_reconcile, crowd))], progress)
+        comparing.note_reconcile(crowd)
 
 
 async def follow(steps: Iterable[Step], progress: Progress) -> None:

@@ -44,11 +44,12 @@ _CREATION = f"CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD '{{{{password}}}}' VAL
 class Service:
     """A daemon that can be started, paused and stopped; its state outlives it, up to the end of the bench."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: str = "") -> None:
+        """`settings` are added to its configuration, as TOML."""
         self.directory = directory
         self.port = free_port()
         self._process: asyncio.subprocess.Process | None = None
-        (directory / "broker.toml").write_text(_config(directory, self.port))
+        (directory / "broker.toml").write_text(_config(directory, self.port) + settings)
 
     @property
     def address(self) -> Address:
@@ -110,10 +111,10 @@ class Service:
 
 
 @asynccontextmanager
-async def service() -> AsyncIterator[Service]:
+async def service(settings: str = "") -> AsyncIterator[Service]:
     """A daemon, not started yet; stopped, and all that it wrote removed, on the way out."""
     with TemporaryDirectory(prefix="broker-bench-") as name:
-        made = Service(Path(name))
+        made = Service(Path(name), settings)
         try:
             yield made
         finally:

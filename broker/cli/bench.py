@@ -39,6 +39,9 @@ def bench(
         int,
         typer.Option(min=0, help="Also compare a superuser's login with a plain CREATEROLE one among this many users; 0: no."),
     ] = 0,
+    reconcile: Annotated[
+        int, typer.Option(min=0, help="Also compare this many users of a database with as many leases; 0: no.")
+    ] = 0,
     standby: Annotated[
         bool, typer.Option("--standby", help="Also revoke users with sessions on a hot standby; the embedded server only.")
     ] = False,
@@ -58,6 +61,7 @@ def bench(
         due=due,
         scale=tuple(sorted({min(_SMALL_STORE, scale // 2), scale})) if scale else (),
         limited=limited,
+        reconciled=reconcile,
         standby=standby and revoked > 0,
     )
     from broker.bench.command import measured, show  # noqa: PLC0415 - a command loads its room when it is called

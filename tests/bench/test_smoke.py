@@ -28,6 +28,7 @@ ROWS = {
     "broker: on demand, while 30 leases end",
     "broker: prepared users, 50 leases in the store",
     "broker: prepared users, 100 leases in the store",
+    "broker: reconcile 40 users with as many leases",
     *(
         f"broker: {what}, {login} login, 30 live users"
         for what in ("prepared users", "revoke those at once")
@@ -37,7 +38,7 @@ ROWS = {
 TINY = [
     *("--clients", "1", "--clients", "2", "--seconds", "0.2", "--rounds", "1", "--prepared", "200"),
     *("--scram-iterations", "1", "--revoked", "20", "--due", "30", "--scale", "100"),
-    *("--limited", "30", "--standby"),
+    *("--limited", "30", "--reconcile", "40", "--standby"),
 ]
 
 
