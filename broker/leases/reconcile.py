@@ -17,7 +17,7 @@ import structlog
 from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import Connection
 from broker.engines.guard import Guard
-from broker.errors import AuditUnavailable, BrokerError, InvalidRequest, LimitExceeded
+from broker.errors import AuditUnavailable, BrokerError, EngineError, InvalidRequest, LimitExceeded
 from broker.leases import amend, records
 from broker.leases.amend import Scope
 from broker.leases.differences import Compared, Comparison, Finding, Kind
@@ -141,7 +141,7 @@ class Reconciler:
                         await self._take(run.scope, connection, engine, report, findings)
                     await asyncio.sleep(_GIVE_WAY_S if self._parts.issuing else 0)
             if engine.traits.inspects:
-                report.concerns = await engine.inspect()
+                report.concerns = await _inspected(engine)
         except BrokerError as error:
             report.error = str(error)
         self._tell(connection, report)
@@ -215,3 +215,11 @@ class Reconciler:
             if concern not in self._concerns.get(connection.number, ()):
                 log.warning("database needs care", connection=connection.name, concern=concern)
         self._concerns[connection.number] = concerns
+
+
+async def _inspected(engine: Guard) -> Sequence[str]:
+    """What the engine says; that it can say nothing is a sentence, too, since users and leases were compared all the same."""
+    try:
+        return await engine.inspect()
+    except EngineError as error:
+        return (f"the database could not be looked into: {error}",)

@@ -299,3 +299,16 @@ async def test_what_is_wrong_in_the_database_is_told_once(rig: Any) -> None:
     assert await told() == []
     server.concerns = ["a is full"]
     assert await told() == ["a is full"]
+
+
+async def test_database_that_can_not_be_looked_into_is_compared(rig: Any) -> None:
+    """What goes wrong while looking for trouble is told, and the differences that were found count all the same."""
+    issued = await rig.issue(await rig.token())
+    rig.server().remove(issued.username)
+    rig.fail("before main.inspect", DatabaseUnavailable("the catalogue is too large"))
+    reconciler = Reconciler(rig.boot.parts)
+    run = reconciler.start("main", NOTHING)
+    await reconciler._task  # type: ignore[misc]  # it was just started
+    [report] = run.reports
+    assert (report.found.total(), report.error) == (1, "")
+    assert report.concerns == ("the database could not be looked into: the catalogue is too large",)
