@@ -15,6 +15,7 @@ import asyncpg
 from broker.errors import UserRemains
 from broker_postgresql import bulk
 from broker_postgresql.bulk import Pace
+from broker_postgresql.dependencies import keeper
 from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
@@ -75,8 +76,8 @@ def _statements(session: Session, code: Sequence[asyncpg.Record]) -> tuple[str, 
 
 
 def _by_hand(session: Session, one: Present) -> tuple[str, ...]:
-    name = identifier(one.name)
-    return (f"{_where(session)} REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name};",)
+    name, heir = identifier(one.name), keeper(one)
+    return (f"{_where(session)} CREATE ROLE {heir} NOLOGIN; REASSIGN OWNED BY {name} TO {heir}; DROP OWNED BY {name};",)
 
 
 def _where(session: Session) -> str:

@@ -18,7 +18,8 @@ async def sweep(session: Session, place: str = "") -> list[Swept]:
     able = session.greeting.superuser or session.greeting.signals
     rows = await session.rows(QUERIES["abandoned"])
     # Whoever is found again was no user made and logged in while the first query ran.
-    rows = await session.rows(QUERIES["abandoned"]) if rows else []
+    suspects = {row["oid"] for row in rows}
+    rows = [row for row in await session.rows(QUERIES["abandoned"]) if row["oid"] in suspects] if rows else []
     left = await sessions.end(session, [row["oid"] for row in rows]) if rows else {}
     found = [
         Swept(

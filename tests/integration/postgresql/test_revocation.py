@@ -49,6 +49,21 @@ async def test_contained_owner_keeps_everything(scene: Any) -> None:
     assert not await scene.root.fetchval("SELECT rolcanlogin FROM pg_roles WHERE oid = $1", int(user.identity))
 
 
+async def test_remedy_gives_nobody_the_rights_of_whoever_runs_it(scene: Any) -> None:
+    """A function with its owner's rights has, once the operator ran the remedy, the rights of a role that has none."""
+    code = "CREATE FUNCTION who_{n}() RETURNS text LANGUAGE sql SECURITY DEFINER RETURN current_user::text"
+    user = await owning(scene, terms(), code, databases=("app",))
+    [error] = (await scene.remove([user]))["release"]
+    assert isinstance(error, UserRemains)
+    wire, keeper = await scene.place.root("app"), f"left_over_{user.identity}"
+    for remedy in error.remedy:
+        await wire.execute(remedy)
+    assert await wire.fetchval(f"SELECT who_{user.number}()") == keeper
+    await wire.execute(f"DROP OWNED BY {keeper}; DROP ROLE {keeper}")
+    await wire.close()
+    assert gone(await scene.remove([user]))
+
+
 async def test_remedy_finishes_a_contained_user(scene: Any) -> None:
     """Once the operator has run the remedy of each database, the same stages end well."""
     user = await owning(scene, terms(), "CREATE TABLE odd_{n} (a int); COMMENT ON TABLE odd_{n} IS '*/'")
