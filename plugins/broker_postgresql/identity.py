@@ -48,6 +48,10 @@ class Results:
         """Notes the OIDs that the server said."""
         self._identities.update((one.user.number, str(one.oid)) for one in present)
 
+    def disowned(self, user: User) -> None:
+        """Notes that the user's OID is somebody else's now."""
+        self._identities[user.number] = ""
+
     def outcomes(self) -> list[Outcome]:
         """One outcome for each user, in the order of the batch."""
         return [
@@ -70,9 +74,16 @@ def _oid(identity: str) -> int:
     return oid if oid <= _LAST_OID else 0
 
 
-def known_oids(users: Sequence[User], present: Sequence[Present] = ()) -> list[int]:
-    """All OIDs under which the users are or were, each once."""
-    return sorted({oid for oid in map(oid_of, users) if oid} | {one.oid for one in present})
+async def ended_oids(session: Session, users: Sequence[User], present: Sequence[Present]) -> list[int]:
+    """All OIDs under which the users are, or were and nobody is now, each once.
+
+    After a restore from a backup the server gives OIDs out again: a role that is there under one of them and is not the lease's is
+    somebody else's, and so are its sessions.
+    """
+    there = {one.oid for one in present}
+    former = sorted({oid for oid in map(oid_of, users) if oid} - there)
+    taken = {row["oid"] for row in await session.rows(QUERIES["names"], former)} if former else set()
+    return sorted(there.union(former) - taken)
 
 
 async def ours(session: Session, users: Sequence[User]) -> list[Present]:

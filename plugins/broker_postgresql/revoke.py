@@ -12,7 +12,7 @@ from broker_postgresql import creators, sessions
 from broker_postgresql.batch import Act, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.hidden import Hidden
-from broker_postgresql.identity import Present, Results, by_maker, known_oids, oid_of, ours, with_makers
+from broker_postgresql.identity import Present, Results, by_maker, ended_oids, oid_of, ours, with_makers
 from broker_postgresql.membership import join
 from broker_postgresql.ownership import remedies
 from broker_postgresql.prepared import obstacles
@@ -122,7 +122,7 @@ async def _end_hidden(session: Session, present: Sequence[Present], hidden: Hidd
 
 
 async def _end(session: Session, users: Sequence[User], present: Sequence[Present], results: Results) -> None:
-    oids = known_oids(users, present)
+    oids = await ended_oids(session, users, present)
     remaining = await sessions.end(session, oids) if oids else {}
     if remaining:
         # A plain login may end sessions of roles that it is a member of.
@@ -130,8 +130,11 @@ async def _end(session: Session, users: Sequence[User], present: Sequence[Presen
         remaining = await sessions.end(session, list(remaining))
     by_number = {one.user.number: one.oid for one in present}
     for user in users:
-        if by_number.get(user.number, oid_of(user)) in remaining:
+        oid = by_number.get(user.number, oid_of(user))
+        if oid in remaining:
             results.fail(user, _still_open(session))
+        elif oid not in oids:
+            results.disowned(user)
 
 
 def _still_open(session: Session) -> EngineError:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from broker.errors import InstructionsFailed, UserRemains
-from broker.model import Terms
+from broker.model import LeaseNumber, Terms, UserName
 from broker.secret import Secret
 
 ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
@@ -33,6 +33,16 @@ async def owning(scene: Any, of: Terms, statements: str, databases: tuple[str, .
 def gone(said: dict[str, list[Exception | None]]) -> bool:
     """Whether every stage succeeded for every user."""
     return not any(error for errors in said.values() for error in errors)
+
+
+async def test_stranger_under_a_recorded_oid_keeps_its_sessions(scene: Any) -> None:
+    """After a restore the server gives OIDs out again: whoever has a lease's by now is not ended in its place."""
+    stranger, password = await scene.create()
+    session = await scene.session(stranger.name, password)
+    lost = replace(stranger, number=LeaseNumber(stranger.number + 1), name=UserName("v-lost"), marker="broker:v1:lost")
+    said = await scene.remove([lost])
+    assert gone(said)
+    assert await session.fetchval("SELECT 1") == 1
 
 
 async def test_contained_owner_keeps_everything(scene: Any) -> None:
