@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from broker_postgresql import fullness
+
 _GRANTEES = 1_300
 _CROWD = f"""DO $$ BEGIN
   CREATE TABLE public."crowded goods" (name text, price int); CREATE SEQUENCE public.crowded_numbers; CREATE TABLE public.quiet (name text);
@@ -40,7 +42,7 @@ def about(told: list[str], database: str) -> list[str]:
     return sorted(each.split(end)[0].removeprefix(start) for each in told if each.startswith(start) and end in each)
 
 
-async def test_table_with_many_direct_grants_is_told(scene: Any, other: Any) -> None:
+async def test_table_with_many_direct_grants_is_told(scene: Any, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Table, column and sequence are named with how full they are, those with fewer grants are not; where users have rights, too."""
     assert await scene.engine.inspect() == []
     for wire in (scene.root, other):
@@ -49,11 +51,16 @@ async def test_table_with_many_direct_grants_is_told(scene: Any, other: Any) -> 
     assert about(told, "app") == _FULL
     assert len(told) == len(_FULL)
     user, _ = await scene.create()
-    await other.execute(f'GRANT SELECT ON public.quiet TO "{user.name}"')
+    for wire in (scene.root, other):
+        await wire.execute(f'GRANT SELECT ON public.quiet TO "{user.name}"')
     told = list(await scene.engine.inspect())
     assert (about(told, "app"), about(told, "other")) == (_FULL, _FULL)
     assert len(told) == 2 * len(_FULL)
     assert await scene.engine.inspect() == told
+    monkeypatch.setattr(fullness, "_NAMED", 1)
+    assert list(await scene.engine.inspect())[1::2] == [
+        f"database {name}: 2 more objects are as full of direct grants" for name in ("app", "other")
+    ]
 
 
 async def test_database_that_can_not_be_visited_is_told(scene: Any, other: Any) -> None:
