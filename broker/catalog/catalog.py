@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.catalog import connections, roles
 from broker.catalog.connections import Connection
-from broker.catalog.engines import OpenEngines
+from broker.catalog.engines import OpenEngines, told_superseded
 from broker.catalog.roles import Role
 from broker.engines.guard import Guard
 from broker.engines.protocol import Lack
@@ -104,10 +104,19 @@ class Catalog:
             await self._change([DocumentChange(connections.KIND, name), *beside])
 
     async def reset_connection(self, name: str) -> None:
-        """Closes the connection's sessions and opens new ones. Raises `InvalidRequest`, `DatabaseUnavailable`."""
+        """Closes the connection's sessions and opens new ones. Raises `InvalidRequest`, `DatabaseUnavailable`.
+
+        A server that was superseded is accepted from then on: its timeline counts as another one, on which all leases are checked.
+        """
         connection = self.connection(name)
+        engine = await self.reopen(replace(connection, timeline=""))
+        if connection.timeline and connections.superseded((await engine.health()).timeline, connection.timeline):
+            await self.note_timeline(connection, connections.STEPPED_BACK)
+
+    async def reopen(self, connection: Connection) -> Guard:
+        """The engine with new sessions, after the others were closed. Raises what `engine_for` raises."""
         await self._engines.close(connection.number)
-        await self.engine_for(connection)
+        return await self.engine_for(connection)
 
     async def purge_retired(self) -> None:
         """Erases deleted connections that no lease needs any longer, and closes engines that were replaced. Once a minute."""
@@ -205,7 +214,7 @@ class Catalog:
             engine = self._engines.build(wanted)
             try:
                 if fields.verify_connection:
-                    wanted = connections.verified(wanted, await _found(engine))
+                    wanted = connections.verified(wanted, await _found(engine, wanted))
                     warnings += await _lacks(
                         engine, [role.terms for role in self._cache.roles.values() if role.db_name == name]
                     )
@@ -313,9 +322,15 @@ def _told(lack: Lack) -> str:
     return f"missing: {lack.need}" + "".join(f"; {text}" for text in (lack.reason, lack.remedy) if text)
 
 
-async def _found(engine: Guard) -> str:
+async def _found(engine: Guard, wanted: Connection) -> str:
     """Opens an engine on trial, and answers which cluster it found. Raises `InvalidRequest` in Vault's words."""
     try:
-        return (await engine.open()).cluster
+        health = await engine.open()
     except EngineError as error:
         raise InvalidRequest(f"error creating database object: error verifying connection: {error}") from None
+    if health.cluster == wanted.cluster and connections.superseded(health.timeline, wanted.timeline):
+        told = told_superseded(health.timeline, wanted.timeline)
+        raise InvalidRequest(
+            f"error creating database object: error verifying connection: {told} after it was written with verify_connection=false"
+        )
+    return health.cluster

@@ -13,6 +13,8 @@ from broker.errors import InvalidRequest
 from broker.model import ConnectionNumber, Document, Json
 
 KIND = "connection"
+STEPPED_BACK = "0"
+"""Stands for the timeline where an earlier one was accepted: any that is found then is another one, and not a lower one."""
 
 
 class Connection(Struct, frozen=True, kw_only=True):
@@ -32,7 +34,7 @@ class Connection(Struct, frozen=True, kw_only=True):
     cluster: str = ""
     """Where the users of its leases live (see `Health.cluster`); empty while nobody has connected, or where it can't be told."""
     timeline: str = ""
-    """On which its leases were checked last (see `Health.timeline`); empty while none was seen."""
+    """On which its leases were checked last (see `Health.timeline`); empty while none was seen, `STEPPED_BACK` after a reset."""
     proven: Mapping[str, Json] | None = None
     """The fields that were seen to lead to `cluster`, where `details` were changed since and not tried yet."""
 
@@ -116,6 +118,11 @@ def moved(old: Connection | None, wanted: Connection) -> bool:
     if old is None:
         return False
     return old.plugin_name != wanted.plugin_name or old.cluster not in ("", wanted.cluster)
+
+
+def superseded(found: str, known: str) -> bool:
+    """Whether a server on the timeline `found` is behind one that was seen on `known`; names that are no numbers have no order."""
+    return found.isdecimal() and known.isdecimal() and int(found) < int(known)
 
 
 def same_address(one: Connection, other: Connection) -> bool:

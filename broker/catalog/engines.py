@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from broker.catalog.connections import Connection, same_address
+from broker.catalog.connections import Connection, same_address, superseded
 from broker.engines.guard import Guard
 from broker.errors import DatabaseUnavailable, EngineError
 from broker.model import ConnectionNumber
@@ -29,8 +29,18 @@ class _Slot:
     opened: bool = False
     cluster: str = ""
     """What it found when it was opened."""
+    told_superseded: bool = False
+    """Whether the log has it that the server was superseded."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while connecting, so that many waiting requests connect once."""
+
+
+def told_superseded(found: str, known: str) -> str:
+    """What is said of a server that is not worked with because of its timeline."""
+    return (
+        f"the server was superseded: its timeline is {found}, and one with {known} was seen; where that is meant, "
+        f"reset the connection"
+    )
 
 
 class OpenEngines:
@@ -53,7 +63,10 @@ class OpenEngines:
         return self._slot(connection).engine
 
     async def get(self, connection: Connection) -> Guard:
-        """The engine, connected at least once, and to the connection's own cluster. Raises `DatabaseUnavailable`, `EngineMissing`."""
+        """The engine, connected at least once, to the connection's own cluster and to no superseded server of it.
+
+        Raises `DatabaseUnavailable`, `EngineMissing`.
+        """
         slot = self._slot(connection)
         while not slot.opened:
             async with slot.lock:
@@ -117,6 +130,15 @@ class OpenEngines:
             raise DatabaseUnavailable(
                 f"connection {connection.name} leads to another database cluster than the one that has the users of its leases; "
                 f"where that is meant, write the connection again with verify_connection=true: the former one is then kept for them",
+                retry_after_s=_ELSEWHERE_AGAIN_S,
+            )
+        if superseded(health.timeline, connection.timeline):
+            await slot.engine.close()
+            if not slot.told_superseded:
+                slot.told_superseded = True
+                log.error("server was superseded", connection=connection.name, known=connection.timeline, found=health.timeline)
+            raise DatabaseUnavailable(
+                f"connection {connection.name}: {told_superseded(health.timeline, connection.timeline)}",
                 retry_after_s=_ELSEWHERE_AGAIN_S,
             )
         slot.cluster, slot.opened = health.cluster, True

@@ -104,7 +104,8 @@ class Health(Struct, frozen=True, kw_only=True):
     be another user. A connection that leads to another cluster says nothing about users of the former. Empty: can't be told."""
     timeline: str = ""
     """Which line of commits the server goes on with. Another one than before means that a server took over which may lack the last
-    commits of its predecessor: users that were dropped may be back, new ones missing. Empty: can't be told."""
+    commits of its predecessor: users that were dropped may be back, new ones missing. Of decimal numbers a lower one was superseded,
+    and nothing is done there. Empty: can't be told."""
     kept_until_ms: int | None = None
     """By the predecessor's clock, when the last commit was made that this line has of it; None where that is not known."""
     concerns: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, AuditResponse
-from broker.catalog.connections import Connection
+from broker.catalog.connections import Connection, superseded
 from broker.engines.protocol import Engine, Extension, Health, Standing
 from broker.errors import BrokerError, DatabaseUnavailable
 from broker.leases import lifecycle, records
@@ -61,7 +61,11 @@ class Failover:
     _concerns: dict[ConnectionNumber, tuple[str, ...]] = field(default_factory=dict)
 
     async def notice(self, connection: Connection, health: Health) -> None:
-        """Takes in what a server said of itself: starts a check on a new timeline, tells concerns once."""
+        """Takes in what a server said of itself: starts a check on a new timeline, tells concerns once.
+
+        A lower timeline than the known one is no failover but a superseded server: its sessions are closed, and it is not worked with
+        before the connection is reset. Raises `DatabaseUnavailable` then.
+        """
         number = connection.number
         if health.concerns != self._concerns.get(number, ()):
             self._concerns[number] = health.concerns
@@ -70,6 +74,12 @@ class Failover:
         known = self._known.setdefault(number, connection.timeline)
         if not health.timeline or number in self._running:
             return
+        if superseded(health.timeline, known):
+            if superseded(health.timeline, connection.timeline):
+                await self.parts.catalog.reopen(connection)
+                return
+            # The connection was reset, so this is meant; when the server was left behind, nobody knows.
+            self._seen_ms.pop(number, None)
         if not known:
             # The first look at it: there is nothing to compare with.
             await self._note(connection, health.timeline)

@@ -10,7 +10,7 @@ import structlog
 from msgspec.structs import replace
 
 from broker.engines.protocol import Health
-from broker.errors import AuditUnavailable, DatabaseUnavailable
+from broker.errors import AuditUnavailable, DatabaseUnavailable, InvalidRequest
 from broker.leases import failover
 from broker.model import LeaseState
 
@@ -145,6 +145,40 @@ async def test_failover_while_the_broker_was_down(pooled: Any, token: Any) -> No
     await rig.boot.catalog.engine_for(rig.boot.catalog.connections()[0])
     await fail_over(rig)
     assert (await rig.lease(issued.lease_id)).state is LeaseState.REVOKING
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_superseded_server_is_refused_until_a_reset(pooled: Any, token: Any, *, restarted: bool) -> None:
+    """A lower timeline than the stored one ends nothing and serves nobody, also after a restart; a reset has it accepted and checked."""
+    rig = pooled
+    await rig.role("long", default_ttl="10h")
+    issued = await rig.issue(token, role="long")
+    rig.clock.advance(rig.settings.failover_margin * 1_000 + 120_000)
+    await fail_over(rig)
+    await checked(rig)
+    del rig.server().accounts[issued.username]
+    rig.server().timeline = "1"
+    if restarted:
+        await rig.crash_and_recover()
+    with structlog.testing.capture_logs() as logged:
+        await checked(rig)
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable, match="superseded"):
+                await rig.issue(token)
+            await checked(rig)
+    assert [line["found"] for line in logged if line["event"] == "server was superseded"] == ["1"]
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.ACTIVE
+    assert rig.boot.catalog.connection("main").timeline == "2"
+    with pytest.raises(InvalidRequest, match="superseded"):
+        await rig.connection()
+    await rig.connection(connection_url="main", verify_connection=False)
+    with pytest.raises(DatabaseUnavailable, match="superseded"):
+        await rig.issue(token)
+    await rig.boot.catalog.reset_connection("main")
+    await checked(rig)
+    assert rig.boot.catalog.connection("main").timeline == "1"
+    assert (await rig.lease(issued.lease_id)).facts.reason == "its user was lost in a failover"
+    await rig.issue(token)
 
 
 @pytest.mark.parametrize("where", ["before main.look_up", "before store.move", "before audit.record"])
