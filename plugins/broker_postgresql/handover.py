@@ -3,7 +3,8 @@
 Handing over is an escalation: a view on a table that the user could not read, a SECURITY DEFINER function, a trigger that a foreign
 key fires, an index over a function: all of these run with the rights of whoever owns them next, for everybody who may use them.
 So objects go only to an heir that the user could have become by SET ROLE, or to one without rights of its own. The latter may own
-what others left, hence no code goes there: it is dropped before, or the user is kept, as its role says.
+what others left, hence no code goes there: it is dropped before, or the user is kept, as its role says. Nor may others tie code to
+what goes there: the look-up of a foreign key runs as the owner of the table that it refers to.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _CODE = (
     "the user could not act as {heir} itself and owns code that would then run with the rights of {heir}: {code}. Drop it (the role"
     " may say so: owned_code), or let the role's users join {heir}"
 )
+_UNFIT = "rights of others on the user's tables can't be revoked, or its schemas not be told by a comment, before they are handed over"
+_TIED = "an open transaction ties a foreign key or a trigger to {tables}, which is not handed over before that has ended"
 
 
 async def prepare(session: Session, one: Present, options: RoleOptions, pace: Pace) -> str:
@@ -49,12 +52,29 @@ async def prepare(session: Session, one: Present, options: RoleOptions, pace: Pa
         return identifier(heir)
     if answer["rights"]:
         raise UserRemains(_RIGHTS.format(heir=heir, rights=", ".join(answer["rights"])), remedy=_by_hand(session, one))
+    await _untie(session, one, pace)
     while code := await session.rows(QUERIES["owned_code"], one.oid, _CODE_AT_ONCE):
         text = _CODE.format(heir=heir, code=_named([row["object"] for row in code]))
         if options.owned_code == "contain":
             raise UserRemains(text, remedy=_statements(session, code))
         await _drop(session, code, text, pace)
     return identifier(heir)
+
+
+async def _untie(session: Session, one: Present, pace: Pace) -> None:
+    """From here on nobody else can tie anything to the user's tables; what was tied before can be seen."""
+    unfit = [*await _settle(session, one, "unsaid_schemas", pace), *await _settle(session, one, "lent", pace)]
+    # Looked for only now: whoever asks for such a lock later finds the right gone, and who had it before has committed.
+    if tied := await session.rows(QUERIES["being_tied"], one.oid):
+        raise UserRemains(_TIED.format(tables=_named([row["object"] for row in tied])))
+    if unfit:
+        raise UserRemains(_UNFIT, remedy=_statements(session, unfit))
+
+
+async def _settle(session: Session, one: Present, query: str, pace: Pace) -> Sequence[asyncpg.Record]:
+    """Runs the statements that a query yields, and answers those that it still yields then."""
+    await bulk.run_each(session, query, one.oid, pace)
+    return await session.rows(QUERIES[query], one.oid, _CODE_AT_ONCE)
 
 
 async def _drop(session: Session, code: Sequence[asyncpg.Record], text: str, pace: Pace) -> None:

@@ -180,8 +180,9 @@ WHERE m.classoid = 'pg_authid'::regclass AND m.description LIKE $1 AND db.datall
 ORDER BY name
 
 -- :name heir
--- Whether $1 (OID) could become $2 (name) by SET ROLE, and what $2 may do beyond owning objects and entering databases and schemas;
--- no row where there is no such role. Rights on what other leases' users own don't count: any of them could impose these.
+-- Whether $1 (OID) could become $2 (name) by SET ROLE, and what $2 may do beyond owning data and entering databases and schemas;
+-- no row where there is no such role. Rights on what other leases' users own don't count: any of them could impose these. Nor does
+-- owning what leases leave: data, and schemas that say so. Only this database tells views from tables, and what a schema says.
 SELECT pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
          AS within_reach,
        ARRAY(
@@ -207,6 +208,26 @@ SELECT pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num
              JOIN pg_shdescription m ON m.objoid = o.refobjid AND m.classoid = 'pg_authid'::regclass AND m.description LIKE 'broker:v1:%'
              WHERE o.dbid = d.dbid AND o.classid = d.classid AND o.objid = d.objid AND o.deptype = 'o'
                AND o.refclassid = 'pg_authid'::regclass)
+         UNION ALL
+         SELECT 'ownership of ' || coalesce(
+                  CASE WHEN d.dbid IN (0, here.oid) THEN pg_describe_object(d.classid, d.objid, d.objsubid) END,
+                  format('objects in database %I', db.datname))
+         FROM pg_shdepend d
+         CROSS JOIN (SELECT oid FROM pg_database WHERE datname = current_database()) here
+         LEFT JOIN pg_database db ON db.oid = d.dbid
+         WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'
+           AND CASE
+             WHEN d.classid NOT IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_namespace'::regclass, 'pg_largeobject'::regclass,
+               'pg_collation'::regclass, 'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
+               'pg_default_acl'::regclass) THEN true
+             WHEN d.dbid <> here.oid THEN false
+             WHEN d.classid = 'pg_class'::regclass THEN
+               EXISTS (SELECT FROM pg_class c WHERE c.oid = d.objid AND c.relkind NOT IN ('r', 'p', 'S'))
+             WHEN d.classid = 'pg_type'::regclass THEN
+               EXISTS (SELECT FROM pg_type t WHERE t.oid = d.objid AND t.typtype NOT IN ('e', 'c', 'm'))
+             WHEN d.classid = 'pg_namespace'::regclass THEN
+               obj_description(d.objid, 'pg_namespace') IS DISTINCT FROM 'left by a user of the broker'
+             ELSE false END
          LIMIT 5
        ) AS rights
 FROM pg_roles r WHERE r.rolname = $2
@@ -215,8 +236,9 @@ FROM pg_roles r WHERE r.rolname = $2
 -- What of $1 (OID) in this database would run, or be evaluated, with the rights of whoever owned it next, and the statement that
 -- takes it away where there is one. All that is not known to be mere data counts: of what is owned, relations other than tables and
 -- sequences, functions, operators and the like, domains, ranges, and casts of types; of owned tables, rules, triggers and policies,
--- foreign keys with actions (those run as the table's owner, and with them defaults and checks), and expressions over others'
--- functions or types (the server itself evaluates indexes' ones as the owner when it analyses). OFFSET keeps the look-ups by
+-- foreign keys with actions (those run as the table's owner, and with them defaults and checks), those that may cast between types
+-- (the look-up runs as the owner of the table that is referred to, for whoever inserts) and those of others, and expressions over
+-- others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses). OFFSET keeps the look-ups by
 -- object: whatever else is planned for catalogues that nobody analysed takes minutes where there are thousands. $2 rows.
 WITH mine AS MATERIALIZED (
   SELECT d.classid, d.objid
@@ -284,9 +306,17 @@ WITH mine AS MATERIALIZED (
   FROM tables CROSS JOIN LATERAL (
     SELECT oid FROM pg_constraint
     WHERE conrelid = tables.oid AND contype = 'f' AND conparentid = 0
-      AND (confupdtype IN ('c', 'n', 'd') OR confdeltype IN ('c', 'n', 'd'))
+      AND (confupdtype IN ('c', 'n', 'd') OR confdeltype IN ('c', 'n', 'd') OR EXISTS (
+        SELECT FROM unnest(conkey, confkey) u (own, other)
+        JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = u.own
+        JOIN pg_attribute b ON b.attrelid = confrelid AND b.attnum = u.other
+        WHERE a.atttypid <> b.atttypid AND greatest(a.atttypid, b.atttypid) >= 16384))
     OFFSET 0
   ) k
+  UNION ALL
+  SELECT 'pg_constraint'::regclass, k.oid, 0
+  FROM pg_constraint k JOIN tables ON tables.oid = k.confrelid
+  WHERE k.contype = 'f' AND k.conparentid = 0 AND NOT EXISTS (SELECT FROM tables own WHERE own.oid = k.conrelid)
   UNION ALL
   SELECT DISTINCT e.classid, e.oid, 0
   FROM depending e
@@ -322,6 +352,39 @@ SELECT pg_describe_object(f.classid, f.objid, f.objsubid) AS object,
 FROM found f CROSS JOIN LATERAL pg_identify_object(f.classid, f.objid, f.objsubid) i
 WHERE i.type IS NOT NULL
 ORDER BY f.objid DESC
+LIMIT $2
+
+-- :name lent
+-- Statements that take from others what lets them tie something to tables of $1 (OID) that runs as the owner. $2 rows.
+SELECT format('REVOKE %s ON TABLE %s FROM %s CASCADE', string_agg(DISTINCT lent.privilege_type, ', '), c.oid::regclass,
+              string_agg(DISTINCT CASE lent.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(lent.grantee)) END, ', '))
+         AS statement
+FROM pg_class c
+CROSS JOIN LATERAL (
+  SELECT grantee, privilege_type FROM aclexplode(c.relacl)
+  UNION ALL
+  SELECT e.grantee, e.privilege_type
+  FROM pg_attribute a CROSS JOIN LATERAL aclexplode(a.attacl) e
+  WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped
+) lent
+WHERE c.relowner = $1::oid AND c.relkind IN ('r', 'p') AND lent.grantee <> $1::oid
+  AND lent.privilege_type IN ('REFERENCES', 'TRIGGER', 'MAINTAIN')
+GROUP BY c.oid
+LIMIT $2
+
+-- :name being_tied
+-- Tables of $1 (OID) to which an open transaction ties a foreign key or a trigger.
+SELECT DISTINCT c.oid::regclass::text AS object
+FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+WHERE l.locktype = 'relation' AND l.mode = 'ShareRowExclusiveLock' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND c.relowner = $1::oid
+LIMIT 6
+
+-- :name unsaid_schemas
+-- Statements that have schemas of $1 (OID) say where they come from. $2 rows.
+SELECT format('COMMENT ON SCHEMA %I IS %L', nspname, 'left by a user of the broker') AS statement
+FROM pg_namespace
+WHERE nspowner = $1::oid AND obj_description(oid, 'pg_namespace') IS DISTINCT FROM 'left by a user of the broker'
 LIMIT $2
 
 -- :name owned_ids

@@ -213,6 +213,119 @@ async def test_view_on_what_another_user_left_reads_nothing(keeper: Any) -> None
             await wire.fetchval(f"SELECT count(*) FROM spy_{user.number}")
 
 
+BITE = (
+    "CREATE TYPE evil_{n} AS ENUM ('a'); CREATE FUNCTION ev_{n}(evil_{n}) RETURNS int LANGUAGE plpgsql AS"
+    " 'BEGIN RAISE EXCEPTION ''acting as %'', current_user; END'; CREATE CAST (evil_{n} AS int) WITH FUNCTION ev_{n} AS IMPLICIT;"
+)
+TIE = "CREATE TABLE fk_{n} (e evil_{n} REFERENCES bait_{n})"
+
+
+async def lured(scene: Any, of: Terms, lend: str) -> tuple[Any, Any]:
+    """A user whose table awaits foreign keys of others, and the session of another one that has what it takes to abuse one."""
+    user = await owning(scene, of, f"CREATE TABLE bait_{{n}} (id int PRIMARY KEY); INSERT INTO bait_{{n}} VALUES (1); {lend}")
+    other, password = await scene.create()
+    wire = await scene.session(other.name, password)
+    await wire.execute(BITE.replace("{n}", f"{user.number}"))
+    return user, wire
+
+
+LENDS = {
+    "everybody": "GRANT REFERENCES, TRIGGER, SELECT ON bait_{n} TO PUBLIC",
+    "by column": "GRANT REFERENCES (id), SELECT ON bait_{n} TO PUBLIC",
+    "passed on": "GRANT REFERENCES ON bait_{n} TO readers WITH GRANT OPTION; GRANT SELECT ON bait_{n} TO PUBLIC",
+}
+
+
+@pytest.mark.parametrize("kind", LENDS)
+async def test_nobody_ties_a_foreign_key_to_what_was_left(keeper: Any, kind: str) -> None:
+    """A key whose look-up would run another user's cast as the heir can't be made: the right to it went before the table did."""
+    user, wire = await lured(keeper, terms(), LENDS[kind])
+    assert gone(await keeper.remove([user]))
+    with pytest.raises(Exception, match="permission denied for table bait"):
+        await wire.execute(TIE.replace("{n}", f"{user.number}"))
+    assert await wire.fetchval(f"SELECT has_table_privilege('bait_{user.number}', 'SELECT')")
+
+
+async def test_foreign_key_of_another_keeps_what_it_is_tied_to(keeper: Any) -> None:
+    """A table with another user's foreign key stays with its owner, so that nothing runs as the heir, until the key is dropped."""
+    user, wire = await lured(keeper, terms(), LENDS["everybody"])
+    await wire.execute(TIE.replace("{n}", f"{user.number}"))
+    error = error_of(await keeper.remove([user]))
+    assert f"ALTER TABLE public.fk_{user.number} DROP CONSTRAINT" in error.remedy[0]
+    with pytest.raises(Exception, match=f"acting as {user.name}"):
+        await wire.execute(f"INSERT INTO fk_{user.number} VALUES ('a')")
+    for statement in error.remedy:
+        await keeper.root.execute(statement)
+    assert gone(await keeper.remove([user]))
+    assert (await owners(keeper, user))[f"bait_{user.number}"] == KEEPER
+
+
+async def test_foreign_key_of_another_is_dropped_where_the_role_says_so(keeper: Any) -> None:
+    """With `owned_code = drop` the key goes if our login may drop it; where it may not, the table stays with its owner."""
+    user, wire = await lured(keeper, terms("drop"), LENDS["everybody"])
+    await wire.execute(TIE.replace("{n}", f"{user.number}"))
+    said = await keeper.remove([user])
+    kept = await keeper.root.fetchval("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND confrelid = $1::text::regclass",
+                                      f"bait_{user.number}")  # fmt: skip
+    assert bool(kept) is keeper.place.limited
+    assert gone(said) is not keeper.place.limited
+    assert (await owners(keeper, user))[f"bait_{user.number}"] == (user.name if kept else KEEPER)
+
+
+async def test_foreign_key_in_the_making_keeps_what_it_is_tied_to(keeper: Any) -> None:
+    """An open transaction with such a key can't slip past: the table is not handed over before its end, nor after with the key."""
+    user, wire = await lured(keeper, terms(), LENDS["everybody"])
+    await wire.execute("BEGIN; " + TIE.replace("{n}", f"{user.number}"))
+    assert f"bait_{user.number}" in str(error_of(await keeper.remove([user])))
+    await wire.execute("COMMIT")
+    assert f"fk_{user.number}" in str(error_of(await keeper.remove([user])))
+
+
+async def test_own_foreign_key_that_may_cast_keeps_its_user(keeper: Any) -> None:
+    """A key between two tables of one user casts by another user's function: it counts as code."""
+    theirs = BITE
+    own = "CREATE TABLE fk_{n} (e evil_{n} REFERENCES t_{n}); GRANT INSERT ON fk_{n} TO PUBLIC"
+    user = await with_accomplice(keeper, terms(), theirs, own)
+    assert f"fk_{user.number}" in str(error_of(await keeper.remove([user])))
+    user = await with_accomplice(keeper, terms("drop"), theirs, own)
+    assert gone(await keeper.remove([user]))
+    assert (await owners(keeper, user))[f"fk_{user.number}"] == KEEPER
+
+
+OWNS = {
+    "a schema": (f"CREATE SCHEMA shop AUTHORIZATION {KEEPER}", "schema shop"),
+    "a view": (f"CREATE VIEW shop AS SELECT 1 AS a; ALTER VIEW shop OWNER TO {KEEPER}", "view public.shop"),
+    "a function": (
+        f"CREATE FUNCTION shop() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION shop OWNER TO {KEEPER}",
+        "function public.shop()",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OWNS)
+async def test_heir_that_owns_an_application_gets_nothing(keeper: Any, kind: str) -> None:
+    """An heir that owns what no lease leaves behind has rights of its own."""
+    statement, named = OWNS[kind]
+    await keeper.root.execute(statement)
+    user = await owning(keeper, terms("drop"), "SELECT 1")
+    assert f"ownership of {named}" in str(error_of(await keeper.remove([user])))
+    assert set((await owners(keeper, user)).values()) == {user.name}
+
+
+async def test_schemas_of_users_do_not_spoil_the_heir(keeper: Any) -> None:
+    """A schema that one user left says so, and the next user's objects go to the same heir."""
+    await keeper.root.execute("GRANT CREATE ON DATABASE app TO readers")
+    try:
+        first = await owning(keeper, terms(), "CREATE SCHEMA s_{n}")
+        second = await owning(keeper, terms(), "SELECT 1")
+        assert gone(await keeper.remove([first]))
+        assert gone(await keeper.remove([second]))
+        owner = "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = $1::text"
+        assert await keeper.root.fetchval(owner, f"s_{first.number}") == KEEPER
+    finally:
+        await keeper.root.execute("REVOKE CREATE ON DATABASE app FROM readers")
+
+
 RIGHTS = {
     "rights on somebody's table": (f"GRANT SELECT ON secret TO {KEEPER}", "secret"),
     "rights in another database": ("", "other"),
