@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from broker.errors import DatabaseUnavailable
 from broker.testing.broker import CREATE_USER, Broker, connection_to, until
 from broker.testing.database import Database
 from broker.testing.postgresql import PostgresServer, embedded_binaries
@@ -169,3 +170,33 @@ async def test_former_primary_that_wakes_is_named_and_not_used(scene: Scene) -> 
     await until(named, limit_s=60)
     for _ in range(3):
         assert await works()
+
+
+async def test_former_primary_alone_is_refused_after_a_restart(scene: Scene) -> None:
+    """A broker that starts while only the superseded server answers works with nobody, ends no lease, and goes on with the right one."""
+    lease = await scene.issue()
+    await scene.cut_off()
+    await scene.fail_over("frozen")
+
+    async def checked() -> bool:
+        return scene.broker.daemon.catalog.connection("pg").timeline == "2"
+
+    async def works() -> bool:
+        return (await scene.broker.request("GET", "database/creds/app")).status == 200
+
+    await until(works, limit_s=60)
+    await until(checked, limit_s=60)
+    freeze(scene.primary, signal.SIGCONT)
+    await scene.broker.__aexit__()
+    await asyncio.to_thread(scene.standby.stop)
+    await scene.broker.__aenter__()
+    for _ in range(3):
+        answer = await scene.broker.request("GET", "database/creds/app")
+        assert answer.status == 503, answer
+    catalog = scene.broker.daemon.catalog
+    with pytest.raises(DatabaseUnavailable, match="superseded"):
+        await catalog.reopen(catalog.connection("pg"))
+    assert await scene.state(lease) == "active"
+    await asyncio.to_thread(scene.standby.restart)
+    await until(works, limit_s=60)
+    assert await Database(scene.standby).has(lease["data"]["username"])
