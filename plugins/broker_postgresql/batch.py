@@ -1,4 +1,8 @@
-"""A verb over many users: all together first, then in halves, so that one bad user neither fails nor slows the others much."""
+"""A verb over many users: all together first, then in halves, so that one bad user neither fails nor slows the others much.
+
+Where somebody holds a lock against them, each user alone, beginning anywhere: that costs one lock timeout for each user that is locked,
+and nobody else's turn. Such waits have a budget, so that whoever holds a lock on all of them doesn't hold up what comes after.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,16 @@ from typing import TypeVar
 
 import asyncpg
 
+from broker.clock import stopwatch_s
 from broker.secret import random_below
 from broker_postgresql.failures import LOCK_TIMEOUT, is_transient, leaves_connection_usable
 from broker_postgresql.identity import Present
 
 _ATTEMPTS = 3
 _PAUSE_MS = 30
+_LOCKED_S = 8.0
+"""How long one call waits for others' locks in all; then those whose turn has not come are told to be tried again."""
+_NO_TURN = "others hold locks against users of the same batch for too long; this one's turn did not come, it is tried again"
 
 Act = Callable[[Sequence[Present]], Awaitable[None]]
 T = TypeVar("T")
@@ -28,17 +36,29 @@ async def in_halves(
 
     An error after which the connection is of no use ends it at once.
     """
-    if not users:
-        return
-    error = await attempt(users, act)
-    if error is None:
-        return
-    if len(users) == 1:
-        await fail(users[0], error)
-        return
+    waiting, locked_s = [users] if users else [], 0.0
+    while waiting:
+        some, begun_s = waiting.pop(), stopwatch_s()
+        error = await attempt(some, act) if locked_s < _LOCKED_S else asyncpg.LockNotAvailableError(_NO_TURN)
+        if error is None:
+            continue
+        locked = error.sqlstate == LOCK_TIMEOUT
+        locked_s += stopwatch_s() - begun_s if locked else 0.0
+        if len(some) == 1:
+            await fail(some[0], error)
+        else:
+            waiting += reversed(_alone(some) if locked else _halves(some))
+
+
+def _halves(users: Sequence[T]) -> list[Sequence[T]]:
     middle = len(users) // 2
-    await in_halves(users[:middle], act, fail)
-    await in_halves(users[middle:], act, fail)
+    return [users[:middle], users[middle:]]
+
+
+def _alone(users: Sequence[T]) -> list[Sequence[T]]:
+    """In their order, but from anywhere on: those behind the locked ones have their turn in another call."""
+    start = random_below(len(users))
+    return [[one] for one in (*users[start:], *users[:start])]
 
 
 async def attempt(users: Sequence[T], act: Callable[[Sequence[T]], Awaitable[None]]) -> asyncpg.PostgresError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import asyncpg
 
@@ -124,14 +125,17 @@ class Issuer:
     async def _run(self, session: Session, users: Sequence[NewUser], orders: Sequence[Order]) -> list[Done]:
         """Runs the orders; those that collided with others' are tried again, and those that granted nothing are undone."""
         texts = {user.user.terms.creation for user in users}
-        done = await run_orders(session, orders, serial=not texts.isdisjoint(self._colliding))
+        async with nullcontext() if texts.isdisjoint(self._colliding) else self._lanes.turn():
+            done = await run_orders(session, orders)
         for attempt in range(1, _ATTEMPTS):
             again = [place for place, one in enumerate(done) if is_transient(one.sqlstate)]
             if not again:
                 break
             self._colliding.update(users[place].user.terms.creation for place in again)
             await asyncio.sleep(random_below(_PAUSE_MS * attempt) / 1000)
-            for place, one in zip(again, await run_orders(session, [orders[i] for i in again], serial=True), strict=True):
+            async with self._lanes.turn():
+                retried = await run_orders(session, [orders[place] for place in again])
+            for place, one in zip(again, retried, strict=True):
                 done[place] = one
         for order, one in zip(orders, done, strict=True):
             if one.oid and one.warnings:

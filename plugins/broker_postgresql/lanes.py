@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Origin
@@ -29,6 +29,8 @@ _GENERAL = Purpose(statement_timeout_s=30, lock_timeout_ms=5_000, settings={})
 _ENABLING = Purpose(statement_timeout_s=10, lock_timeout_ms=2_000, settings={"synchronous_commit": "off"})
 _REVOKING = Purpose(statement_timeout_s=60, lock_timeout_ms=1_000, settings={})
 _TIDY = "RESET SESSION AUTHORIZATION; SET ROLE NONE; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()"
+_TURN_S = 2.0
+"""How long anybody waits for its turn; those who collide then are tried again, while one that hangs holds up nobody for longer."""
 _SHARED_BELOW = 3
 _DOUBLED_FROM = 8
 
@@ -92,6 +94,10 @@ class Lane:
             finally:
                 await _close(session)
 
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """See `Lanes.turn`."""
+        return self._lanes.turn()
+
     def cut(self, below: int) -> None:
         """Ends at once whatever leads to a server of an earlier timeline, in use or not: it would do what is lost, or never answer."""
         for session in [*self._idle, *self._in_use]:
@@ -149,6 +155,7 @@ class Lanes:
         self._retired_s = 0.0
         self._timeline = 0
         self._closed = False
+        self._granting = asyncio.Lock()
         total = settings.open_connections
         enabling = 0 if total < _SHARED_BELOW else 1 if total < _DOUBLED_FROM else 2
         revoking = min(total - 1, 1 if total < _DOUBLED_FROM else 2)
@@ -178,6 +185,25 @@ class Lanes:
             self._timeline = self._connector.timeline
             for lane in {self.general, self.enabling, self.revoking}:
                 lane.cut(self._timeline)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One at a time, of those who grant or revoke on the same objects and would fail each other (XX000); after a while, anyway.
+
+        A lock of ours and not of the server, where any of its users could hold it.
+        """
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._granting.acquire()
+        except TimeoutError:
+            mine = False
+        else:
+            mine = True
+        try:
+            yield
+        finally:
+            if mine:
+                self._granting.release()
 
     def fresh(self, session: Session) -> bool:
         """Whether a connection that nobody uses may be used again."""

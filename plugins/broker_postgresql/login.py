@@ -128,7 +128,7 @@ async def _renew(lane: Lane, creators: Creators, extension: Extension, now_ms: i
             makers = await creators.makers(session, [oid_of(user)])
             for maker in dict.fromkeys((makers.get(oid_of(user), ""), "")):
                 await session.act_as(maker)
-                [done] = await run_orders(session, [order], serial=False)
+                [done] = await run_orders(session, [order])
                 if not lacks_rights(done):
                     break
     except EngineError as error:

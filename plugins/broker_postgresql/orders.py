@@ -25,8 +25,6 @@ ESCAPED = "BR002"
 NOT_MADE = "BR003"
 SUPERUSER = "BR004"
 MISSING = "BR005"
-ADVISORY_KEY = 0x62726F6B6572
-"""`broker`: held while statements run that grant on objects, once such statements have collided."""
 _FINE = "00000"
 _ANSWER = re.compile(r"broker (\d+) ([0-9A-Z]{5}) (.*)", re.DOTALL)
 # $1 keys, $2 values, $3 the place in the list of secrets of the one that belongs to each, $4 what stands for it, $5 that list under its
@@ -53,12 +51,11 @@ DECLARE
   acting name := current_user;
   made oid;
 BEGIN
-  {lock}{sections}
+  {sections}
   RESET ALL;
   PERFORM pg_catalog.set_config('broker.key', key, false);
 END $broker$"""
 _NO_SUPERUSER = "the user would be, or could become, a superuser, which nothing could contain"
-_LOCK = f"PERFORM pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY});"
 # OTHERS are all errors but this one, whose context would be logged with the statement in it.
 _SECTION = """BEGIN
     {before}
@@ -136,15 +133,14 @@ class Done:
     warnings: tuple[str, ...] = ()
 
 
-async def run_orders(session: Session, orders: Sequence[Order], *, serial: bool) -> list[Done]:
+async def run_orders(session: Session, orders: Sequence[Order]) -> list[Done]:
     """How each order ended, in their order; all run in one transaction, committed on return.
 
-    `serial` keeps all who ask for it from running at the same time. Raises what the driver raises when the server
-    itself fails, and has then done none of them.
+    Raises what the driver raises when the server itself fails, and has then done none of them.
     """
     await _send(session, orders)
     kinds = tuple((order.oid is None, bool(order.statements)) for order in orders)
-    return _answers(await session.run(_block(kinds, serial)), len(orders))
+    return _answers(await session.run(_block(kinds)), len(orders))
 
 
 async def _send(session: Session, orders: Sequence[Order]) -> None:
@@ -184,13 +180,13 @@ def _values(order: Order, mark: str) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _block(kinds: tuple[tuple[bool, bool], ...], serial: bool) -> str:  # noqa: FBT001 - a key of the cache
+def _block(kinds: tuple[tuple[bool, bool], ...]) -> str:
     """The block for orders of these kinds: whether they make a user, whether a role's own statements stand in them."""
     sections = (_section(*kind).replace("#", str(place)) for place, kind in enumerate(kinds))
-    return _FRAME.format(lock=_LOCK if serial else "", sections="\n  ".join(sections))
+    return _FRAME.format(sections="\n  ".join(sections))
 
 
-def _section(makes: bool, foreign: bool) -> str:  # noqa: FBT001 - see `_block`
+def _section(makes: bool, foreign: bool) -> str:  # noqa: FBT001 - its kind, see `_block`
     after = [_SAME_ROLE] if foreign else []
     after += [_MADE] if makes else []
     after += [_OURS] if foreign else []

@@ -22,7 +22,7 @@ from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present, Results, ours
 from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
-from broker_postgresql.orders import ADVISORY_KEY, Order, run_orders
+from broker_postgresql.orders import Order, run_orders
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
@@ -77,7 +77,7 @@ async def _run_own_statements(session: Session, present: Sequence[Present], resu
             continue
         try:
             statements = filled(terms.revocation, name=one.name, username=one.name)
-            [done] = await run_orders(session, [Order(name=one.name, oid=one.oid, statements=statements)], serial=False)
+            [done] = await run_orders(session, [Order(name=one.name, oid=one.oid, statements=statements)])
         except EngineError as error:
             results.fail(one.user, error)
             continue
@@ -166,9 +166,9 @@ class _Work:
         owned = {each.oid: each.count for each in self._found if each.owned and each.database in here}
 
         async def revoke(batch: Sequence[Present]) -> None:
-            # Two batches that revoke on the same object at once would fail each other (XX000); the lock goes with the transaction.
-            names = identifiers([one.name for one in batch])
-            await session.run(f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_KEY}); DROP OWNED BY {names}")
+            # Two batches that revoke on the same object at once would fail each other (XX000).
+            async with self._lane.turn():
+                await session.run(f"DROP OWNED BY {identifiers([one.name for one in batch])}")
 
         async def fail(one: Present, error: asyncpg.PostgresError) -> None:
             await self._remains(session, one, error)
