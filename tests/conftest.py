@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -126,6 +126,20 @@ def _server(major: str) -> Iterator[PostgresServer]:
         raise RuntimeError(f"PostgreSQL {major} is not installed ({package})")
     with PostgresServer(binaries, extra_config=QUICK) as server:
         yield server
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One process of several tells the first what it left out."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = _left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The first process hears of it; each of the others has looked at all tests."""
+    told = getattr(node, "workeroutput", {}).get("left_out", ())
+    _left_out.extend(test for test in told if test not in _left_out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
