@@ -50,12 +50,16 @@ async def test_a_stuck_lease_is_no_backlog(rig: Any, token: Any) -> None:
     rig.fail("before main.drop", EngineError("owns a table"))
     await rig.boot.revoker.start(issued.lease_id)
     watch = BacklogWatch(rig.boot.parts)
-    for tries in range(1, 9):
-        await rig.expire()
-        await watch.look()
-        assert watch.overdue.count == (1 if tries < 8 else 0)
+    stuck = 0
+    while not stuck:
         rig.clock.advance(400_000)
-    assert await rig.boot.query.stuck_count() == 1
+        await rig.expire()
+        # A look that was asked for while another went on comes after it.
+        await rig.expire()
+        stuck = await rig.boot.query.stuck_count()
+        await watch.look()
+        assert watch.overdue.count == 1 - stuck
+    assert rig.passed.count("before main.drop") >= 8
 
 
 async def test_counting_stops_where_it_would_cost(rig: Any, token: Any, monkeypatch: Any) -> None:
