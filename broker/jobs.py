@@ -75,6 +75,9 @@ class Jobs:
             return
         self._watch.cancel()
         self._watch = None
+        self._scheduler.pause()
+        # Wakes that were begun end here and start nothing: cut off, the scheduler would log each as a broken job.
+        await asyncio.sleep(0)
         self._scheduler.shutdown(wait=False)
         running = list(self._running.values())
         for task in running:
@@ -82,7 +85,7 @@ class Jobs:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def _fire(self, name: str) -> None:
-        if name in self._running:
+        if name in self._running or self._watch is None:
             return
         # In a context of its own: else what it logs would bear the id of the request that happened to wake it.
         task = asyncio.get_running_loop().create_task(self._run(self._jobs[name]), name=f"job {name}", context=Context())
