@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
+from functools import cache
 from typing import NoReturn
 
 _HIDDEN = "[secret]"
@@ -59,10 +61,17 @@ def random_below(limit: int) -> int:
 
 def random_text(length: int, alphabet: str) -> str:
     """`length` independent, uniformly random characters of `alphabet`, which has 256 at most."""
-    size = len(alphabet)
-    # Bytes past the last whole multiple of the alphabet's size are thrown away, or some characters would come more often.
-    fair = 256 - 256 % size
-    text: list[str] = []
+    character_of, unfair = _dice(alphabet)
+    text = ""
     while len(text) < length:
-        text.extend(alphabet[byte % size] for byte in secrets.token_bytes(2 * length) if byte < fair)
-    return "".join(text[:length])
+        text += "".join(map(character_of, secrets.token_bytes(2 * length).translate(None, unfair)))
+    return text[:length]
+
+
+@cache
+def _dice(alphabet: str) -> tuple[Callable[[int], str], bytes]:
+    """What each byte stands for, and the bytes that are thrown away.
+
+    Those are past the last whole multiple of the alphabet's size: with them some characters would come more often.
+    """
+    return (alphabet * 256)[:256].__getitem__, bytes(range(256 - 256 % len(alphabet), 256))

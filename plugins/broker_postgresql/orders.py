@@ -1,10 +1,13 @@
 """Running a role's own statements so that nothing leaks and nothing escapes.
 
-The statements travel as values of settings (parameters of a prepared query), and a block whose text is always the same runs them:
+The statements travel as values of settings (parameters of a prepared query), and a routine whose text is always the same runs them:
 so neither `pg_stat_activity`, nor `pg_stat_statements`, nor the server's log shows a password or verifier. A log that holds parameters
-too shows a placeholder in their place (see `veil`). Inside the block COMMIT, ROLLBACK and SAVEPOINT are refused by the server, a changed
+too shows a placeholder in their place (see `veil`). Inside the routine COMMIT, ROLLBACK and SAVEPOINT are refused by the server, a changed
 role is seen, and in the end what the statements SET is reset. Each order is a subtransaction of its own: one that fails leaves nothing
 and hurts no other.
+
+The routine is a function that each connection keeps for itself, called with what hands the values over: compiled and planned anew each
+time it would take twice as long. Where our login may make no temporary objects it is a DO block.
 """
 
 from __future__ import annotations
@@ -13,13 +16,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
+
+import asyncpg
 
 from broker.errors import EngineError
-from broker.secret import random_text
 from broker_postgresql.quoting import identifier
 from broker_postgresql.session import NOTHING_GRANTED, NOTHING_REVOKED, Notice, Session
 from broker_postgresql.veil import NEW_KEY, SETTING
 
+Kinds: TypeAlias = tuple[tuple[bool, bool], ...]
+"""Of each order whether it makes a user, and whether a role's own statements stand in it."""
 TAKEN = "BR001"
 ESCAPED = "BR002"
 NOT_MADE = "BR003"
@@ -27,24 +34,31 @@ SUPERUSER = "BR004"
 MISSING = "BR005"
 _FINE = "00000"
 _ANSWER = re.compile(r"broker (\d+) ([0-9A-Z]{5}) (.*)", re.DOTALL)
-# $1 keys, $2 values, $3 the place in the list of secrets of the one that belongs to each, $4 what stands for it, $5 that list under its
-# veil, whose first pad is number $6. Its last entry is $4 again: otherwise the server has lost the veil's key, or has another, and 0 is
+# $1 values, whose keys are written in, $2 what stands for a secret in them: the one of the same order. $3 is the list of secrets under its
+# veil, whose first pad is number $4. Its last entry is $2 again: otherwise the server has lost the veil's key, or has another, and 0 is
 # answered. Aggregates would double its time.
-_SEND = f"""SELECT count(set_config('broker.' || k, replace(v, $4::text, coalesce(secrets[place], '')), false))
+_SEND = f"""SELECT count(set_config('broker.' || k, replace(v, $2::text, coalesce(secrets[place], '')), false))
 FROM (
-  SELECT string_to_array(convert_from(substr(varbit_send($5::varbit OPERATOR(pg_catalog.#)
-    ('x' || left(encode({{pads}}, 'hex'), length($5::varbit) / 4))::varbit), 5), 'UTF8'), chr(10)) AS secrets
+  SELECT string_to_array(convert_from(substr(varbit_send($3::varbit OPERATOR(pg_catalog.#)
+    ('x' || left(encode({{pads}}, 'hex'), length($3::varbit) / 4))::varbit), 5), 'UTF8'), chr(10)) AS secrets
   FROM (SELECT decode(nullif(current_setting('{SETTING}', true), ''), 'hex') AS key OFFSET 0) AS kept
   OFFSET 0
-) AS unveiled, unnest($1::text[], $2::text[], $3::int[]) AS s (k, v, place)
-WHERE secrets[cardinality(secrets)] OPERATOR(pg_catalog.=) $4::text"""  # noqa: S608 - of our own constant
-_MARKS = "abcdefghijklmnopqrstuvwxyz"
+) AS unveiled, unnest('{{{{{{keys}}}}}}'::text[], $1::text[], '{{{{{{places}}}}}}'::int[]) AS s (k, v, place)
+WHERE secrets[cardinality(secrets)] OPERATOR(pg_catalog.=) $2::text"""  # noqa: S608 - of our own constant
+_KEYS = "nvaso"
+"""Name, what is run first, what is run after it, its secret, its OID."""
 _SCHEMAS = "SET LOCAL search_path = public, pg_temp;\n"
 """For the role's statements alone: theirs are written for an ordinary session, everything else names its schema."""
 
-# Every expression that runs is parsed and planned anew, 15 microseconds and more each: hence so few, and no loop or record. N is the
-# order's number. Role look-ups go through to_regrole, since the view pg_roles alone takes 100 microseconds to plan.
-_FRAME = """DO $broker$
+_HAND_OVER_AND = "SELECT handed.sent, CASE WHEN handed.sent > 0 THEN {call} END FROM ({send}) AS handed (sent)"
+_FUNCTION = "CREATE FUNCTION {call} RETURNS void LANGUAGE plpgsql AS $broker${body}$broker$"
+_BLOCK = "DO $broker${body}$broker$"
+_KEPT_MOST = 4
+"""Orders in a function that is kept; more come rarely together."""
+
+# In a DO block every expression that runs is parsed and planned anew, 15 microseconds and more each: hence so few, and no loop or
+# record. # is the order's number. Role look-ups go through to_regrole, since the view pg_roles alone takes 100 microseconds to plan.
+_BODY = """
 DECLARE
   key text := pg_catalog.current_setting('broker.key', true);
   login name := session_user;
@@ -54,7 +68,7 @@ BEGIN
   {sections}
   RESET ALL;
   PERFORM pg_catalog.set_config('broker.key', key, false);
-END $broker$"""
+END """
 _NO_SUPERUSER = "the user would be, or could become, a superuser, which nothing could contain"
 # OTHERS are all errors but this one, whose context would be logged with the statement in it.
 _SECTION = """BEGIN
@@ -138,55 +152,90 @@ async def run_orders(session: Session, orders: Sequence[Order]) -> list[Done]:
 
     Raises what the driver raises when the server itself fails, and has then done none of them.
     """
-    await _send(session, orders)
     kinds = tuple((order.oid is None, bool(order.statements)) for order in orders)
-    return _answers(await session.run(_block(kinds)), len(orders))
+    call = await _kept(session, kinds)
+    try:
+        await _send(session, orders, call)
+    except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
+        # What the role's statements raise stays in the routine, so it is the call that failed: of what was dropped, or is not allowed.
+        if not call:
+            raise
+        session.routines = None
+        return await run_orders(session, orders)
+    if not call:
+        await session.run(_BLOCK.format(body=_body(kinds)))
+    return _answers(session.notices, len(orders))
 
 
-async def _send(session: Session, orders: Sequence[Order]) -> None:
-    """Hands the orders' values over; the server may have lost the key of the veil, and is then given a new one."""
-    mark = f"[{random_text(20, _MARKS)}]"
-    keys, values, places = [], [], []
-    for place, order in enumerate(orders):
-        for key, value in _values(order, mark).items():
-            keys.append(f"{key}{place}")
-            values.append(value)
-            places.append(place + 1)
+async def _kept(session: Session, kinds: Kinds) -> str:
+    """The call of this connection's function for such orders, made where it is missing; empty where there is none."""
+    if session.routines is None or len(kinds) > _KEPT_MOST:
+        return ""
+    name = "_".join(
+        ("broker", *(f"{'makes' if makes else 'finds'}{'_foreign' if foreign else ''}" for makes, foreign in kinds))
+    )
+    call = f"pg_temp.{name}()"
+    if call not in session.routines:
+        # A function of a creator would keep that role from being dropped.
+        acting = session.acting
+        await session.act_as("")
+        try:
+            await session.run(_FUNCTION.format(call=call, body=_body(kinds)))
+        except asyncpg.InsufficientPrivilegeError:
+            session.routines = None
+            call = ""
+        else:
+            session.routines.add(call)
+        await session.act_as(acting)
+    return call
+
+
+async def _send(session: Session, orders: Sequence[Order], call: str) -> None:
+    """Hands the orders' values over, and makes the call if there is one.
+
+    The server may have lost the key of the veil, and is then given a new one.
+    """
     for _ in range(2):
         if not session.veil.key:
             [[key]] = await session.rows(NEW_KEY)
             session.veil.take(key)
+        mark = session.veil.mark()
+        values = [value for order in orders for value in _values(order, mark)]
         veiled = session.veil.cover([*(order.secret for order in orders), mark])
-        [[sent]] = await session.rows(_sending(veiled.pads), keys, values, places, mark, veiled.bits, veiled.first)
-        if sent:
+        [row] = await session.rows(_sending(veiled.pads, len(orders), call), values, mark, veiled.bits, veiled.first)
+        if row["sent"]:
             return
         session.veil.key = b""
     raise EngineError("the server did not keep the session's settings")
 
 
-@lru_cache(maxsize=64)
-def _sending(pads: int) -> str:
-    """The query that hands values over, for so many pads: for one order always the same."""
-    return _SEND.format(pads=" || ".join(f"sha256(key || int8send($6::bigint + {number}))" for number in range(pads)))
-
-
-def _values(order: Order, mark: str) -> dict[str, str]:
-    """What the statements of one order look for; `mark` stands where its secret belongs."""
+def _values(order: Order, mark: str) -> tuple[str, ...]:
+    """What the statements of one order look for, in the order of `_KEYS`; `mark` stands where its secret belongs."""
     first, then = (_SCHEMAS + order.statements, order.ours) if order.statements else (order.ours, "")
     if order.secret:
         first, then = first.replace(order.secret, mark), then.replace(order.secret, mark)
-    secret = mark if order.secret else ""
-    return {"n": identifier(order.name), "v": first, "a": then, "s": secret, "o": str(order.oid or 0)}
+    return identifier(order.name), first, then, mark if order.secret else "", str(order.oid or 0)
+
+
+@lru_cache(maxsize=64)
+def _sending(pads: int, orders: int, call: str) -> str:
+    """The query that hands the values of so many orders over, and then makes the call; for one order always the same."""
+    send = _SEND.format(
+        pads=" || ".join(f"sha256(key || int8send($4::bigint + {number}))" for number in range(pads)),
+        keys=",".join(f"{key}{place}" for place in range(orders) for key in _KEYS),
+        places=",".join(str(place + 1) for place in range(orders) for _ in _KEYS),
+    )
+    return _HAND_OVER_AND.format(call=call or "NULL", send=send)
 
 
 @lru_cache(maxsize=256)
-def _block(kinds: tuple[tuple[bool, bool], ...]) -> str:
-    """The block for orders of these kinds: whether they make a user, whether a role's own statements stand in them."""
+def _body(kinds: Kinds) -> str:
+    """The routine for orders of these kinds."""
     sections = (_section(*kind).replace("#", str(place)) for place, kind in enumerate(kinds))
-    return _FRAME.format(sections="\n  ".join(sections))
+    return _BODY.format(sections="\n  ".join(sections))
 
 
-def _section(makes: bool, foreign: bool) -> str:  # noqa: FBT001 - its kind, see `_block`
+def _section(makes: bool, foreign: bool) -> str:  # noqa: FBT001 - its kind, see `Kinds`
     after = [_SAME_ROLE] if foreign else []
     after += [_MADE] if makes else []
     after += [_OURS] if foreign else []

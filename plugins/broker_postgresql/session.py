@@ -89,6 +89,8 @@ class Session:
     veil: Veil = field(default_factory=Veil)
     acting: str = ""
     """The role that it is set to; empty: our login itself."""
+    routines: set[str] | None = field(default_factory=set)
+    """The functions that it keeps for `orders`; None where it can't."""
 
     def __post_init__(self) -> None:
         self.wire.add_log_listener(self._note)
@@ -122,7 +124,8 @@ class Session:
             self.acting = role
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """The rows of a query, prepared once per connection."""
+        """The rows of a query, prepared once per connection; the notices that came with it are in `notices`."""
+        self.notices.clear()
         return await self.wire.fetch(query, *arguments)
 
     async def greet(self) -> Greeting:

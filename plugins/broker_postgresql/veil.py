@@ -24,6 +24,7 @@ NEW_KEY = (
     " encode(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 'hex'), false)"
 )
 _BLOCK_BYTES = 32
+_MARK_CHARS = 24
 _BETWEEN = "\n"
 """Stands in no password that is made here, and in no verifier."""
 
@@ -48,11 +49,19 @@ class Veil:
         """Starts anew with what `NEW_KEY` answered."""
         self.key, self.drawn = bytes.fromhex(key), 0
 
+    def mark(self) -> str:
+        """A placeholder that nobody could have guessed."""
+        self.drawn += 1
+        return f"[{self._pad(self.drawn - 1).hex()[:_MARK_CHARS]}]"
+
     def cover(self, secrets: Sequence[str]) -> Veiled:
         """The secrets under pads that are used for nothing else, whatever becomes of the call."""
         plain = _BETWEEN.join(secrets).encode()
         first, count = self.drawn, max(1, -(-len(plain) // _BLOCK_BYTES))
         self.drawn += count
-        pads = b"".join(sha256(self.key + number.to_bytes(8, "big")).digest() for number in range(first, self.drawn))
+        pads = b"".join([self._pad(number) for number in range(first, self.drawn)])
         covered = int.from_bytes(plain, "big") ^ int.from_bytes(pads[: len(plain)], "big")
         return Veiled(asyncpg.BitString.frombytes(covered.to_bytes(len(plain), "big")), first, count)
+
+    def _pad(self, number: int) -> bytes:
+        return sha256(self.key + number.to_bytes(8, "big")).digest()

@@ -154,6 +154,69 @@ async def test_what_statements_set_does_not_stay(scene: Any) -> None:
     assert not await scene.root.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711")
 
 
+async def _kept(engine: Any) -> Any:
+    """The functions that the engine's one connection keeps; None where it gave that up."""
+    async with engine._lanes.general.session() as session:
+        return session.routines
+
+
+async def test_routine_is_kept_by_the_connection_alone(scene: Any) -> None:
+    """It belongs to our login, whoever acted when it was made, and is gone with the connection."""
+    query = "SELECT proowner::regrole::text FROM pg_proc WHERE proname LIKE 'broker\\_%'"
+    before = len(await scene.root.fetch(query))
+    engine = await scene.another_engine(max_open_connections=1)
+    for _ in range(2):
+        await engine.create(await scene.order())
+        await engine.create(await scene.order(Terms(creation=(ROLE,))))
+    assert len(await _kept(engine)) == 2
+    owners = [row[0] for row in await scene.root.fetch(query)]
+    assert len(owners) == before + 2
+    assert set(owners) == {scene.place.login}
+    await engine.close()
+    while len(await scene.root.fetch(query)) > before:
+        await asyncio.sleep(0.01)
+
+
+async def test_users_are_made_without_the_right_to_temporary_objects(scene: Any) -> None:
+    """Where it was taken from everybody, as hardened databases have it, nothing is missed."""
+    await scene.root.execute("REVOKE TEMPORARY ON DATABASE app FROM PUBLIC")
+    try:
+        engine = await scene.another_engine(max_open_connections=1)
+        for _ in range(2):
+            order = await scene.order(Terms(creation=(ROLE,)))
+            await engine.create(order)
+            await scene.session(order.user.name, order.password.text)
+        assert (await _kept(engine) is None) == scene.place.limited
+    finally:
+        await scene.root.execute("GRANT TEMPORARY ON DATABASE app TO PUBLIC")
+
+
+async def test_users_are_made_where_the_routine_was_lost(scene: Any) -> None:
+    """Statements that discard what is temporary take it away; the same order and later ones are carried out all the same."""
+    engine = await scene.another_engine(max_open_connections=1)
+    await engine.create(await scene.order())
+    async with engine._lanes.general.session() as session:
+        await session.run("DISCARD TEMP")
+    for terms in (None, Terms(creation=(ROLE, "DISCARD TEMP")), Terms(creation=(ROLE,))):
+        order = await scene.order(terms)
+        await engine.create(order)
+        assert await scene.exists(order.user.name)
+
+
+async def test_users_are_made_where_nobody_may_call_new_functions(scene: Any) -> None:
+    """Default privileges that keep functions from everybody keep ours from the creator roles; a block does the same."""
+    login = scene.place.login
+    await scene.root.execute(f"ALTER DEFAULT PRIVILEGES FOR ROLE {login} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    try:
+        engine = await scene.another_engine(max_open_connections=1)
+        for _ in range(2):
+            order = await scene.order()
+            await engine.create(order)
+            assert await scene.exists(order.user.name)
+    finally:
+        await scene.root.execute(f"ALTER DEFAULT PRIVILEGES FOR ROLE {login} GRANT EXECUTE ON FUNCTIONS TO PUBLIC")
+
+
 async def test_statements_see_the_public_schema(scene: Any) -> None:
     """Unqualified names in statements mean what is in `public`."""
     await scene.create(Terms(creation=(ROLE, "DO $$ BEGIN PERFORM 'goods'::regclass; END $$")))
