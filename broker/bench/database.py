@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from broker.bench.figures import Figure
-from broker.bench.raw import GROUP, RAW_NAMES, PgConnection, batches, create_users, drop_users, make_users
+from broker.bench.raw import GROUP, RAW_NAMES, Creations, PgConnection, batches, drop_users, make_users
 from broker.errors import InvalidRequest, Unavailable
 from broker.model import UserName
 from broker.secret import Secret, random_text
@@ -113,9 +113,9 @@ class BenchDatabase:
         """Removes every user of the bench."""
         await self._drop("%")
 
-    async def raw_creations(self, *, clients: int, seconds: float, iterations: int) -> Figure:
-        """The raw driver making users; see `create_users`. They are removed again, untimed."""
-        figure = await create_users(self.dsn.reveal(), clients=clients, seconds=seconds, iterations=iterations)
+    async def raw_creations(self, create: Creations, *, clients: int, seconds: float, iterations: int) -> Figure:
+        """The raw driver making users, e.g. by `create_users`. They are removed again, untimed."""
+        figure = await create(self.dsn.reveal(), clients=clients, seconds=seconds, iterations=iterations)
         # The broker's prepared users stand in the same group, and stay.
         await self._drop(RAW_NAMES)
         return figure

@@ -10,6 +10,7 @@ from broker.bench.database import BenchDatabase
 from broker.bench.figures import Figure
 from broker.bench.load import Order, measure
 from broker.bench.plan import Plan
+from broker.bench.raw import create_users, create_users_hashing
 from broker.bench.rows import Results, Row
 from broker.bench.service import ON_DEMAND, POOL_NAMES, PREPARED
 from broker.clock import stopwatch_s
@@ -43,6 +44,11 @@ def raw_row(clients: int) -> Row:
     return Row("raw driver: CREATE ROLE", clients)
 
 
+def raw_hashing_row(clients: int) -> Row:
+    """The raw driver making users one by one, and a verifier for each, as the broker does on demand."""
+    return Row("raw driver: verifier, CREATE ROLE", clients, raw_row(clients))
+
+
 def on_demand_row(clients: int) -> Row:
     """Leases whose users are made when they are asked for."""
     return Row("broker: on demand", clients, raw_row(clients))
@@ -54,10 +60,13 @@ def prepared_row(clients: int) -> Row:
 
 
 async def measure_raw(subject: Subject, clients: int) -> None:
-    """One round of `raw_row`."""
-    plan = subject.plan
-    figure = await subject.database.raw_creations(clients=clients, seconds=plan.seconds, iterations=plan.scram_iterations)
-    subject.results.add(raw_row(clients), figure)
+    """One round of `raw_row` and of `raw_hashing_row`."""
+    plan, results = subject.plan, subject.results
+    for row, create in ((raw_row(clients), create_users), (raw_hashing_row(clients), create_users_hashing)):
+        figure = await subject.database.raw_creations(
+            create, clients=clients, seconds=plan.seconds, iterations=plan.scram_iterations
+        )
+        results.add(row, figure)
 
 
 async def measure_on_demand(subject: Subject, clients: int) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import asyncpg
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,6 +26,14 @@ _CREATIONS_PER_TRANSACTION = 500
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 PgConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+class Creations(Protocol):
+    """Makes users for `seconds` over `clients` connections, and answers how many."""
+
+    async def __call__(self, dsn: str, *, clients: int, seconds: float, iterations: int) -> Figure:
+        """See `create_users`."""
+        ...
 
 
 def creation(name: str, verifier: str) -> str:
@@ -68,8 +77,21 @@ async def drop_users(connection: PgConnection, names: Sequence[str]) -> Figure:
 
 async def create_users(dsn: str, *, clients: int, seconds: float, iterations: int) -> Figure:
     """`clients` connections that each make one user after the other for `seconds`, its verifier at hand. The users stay."""
+    verifier = scram_verifier(iterations)
+
+    async def at_hand() -> str:
+        return verifier
+
+    return await _create(dsn, clients, _ClosedLoop(at_hand, seconds))
+
+
+async def create_users_hashing(dsn: str, *, clients: int, seconds: float, iterations: int) -> Figure:
+    """The same with a verifier made for each, in a thread: what whoever gives each user a password of its own has to do."""
+    return await _create(dsn, clients, _ClosedLoop(partial(asyncio.to_thread, scram_verifier, iterations), seconds))
+
+
+async def _create(dsn: str, clients: int, loop: _ClosedLoop) -> Figure:
     connections = [await asyncpg.connect(dsn) for _ in range(clients)]
-    loop = _ClosedLoop(scram_verifier(iterations), seconds)
     try:
         return await loop.run(connections)
     finally:
@@ -79,7 +101,7 @@ async def create_users(dsn: str, *, clients: int, seconds: float, iterations: in
 class _ClosedLoop:
     """Clients that ask again as soon as they are answered, until the time is over or they fail."""
 
-    def __init__(self, verifier: str, seconds: float) -> None:
+    def __init__(self, verifier: Callable[[], Awaitable[str]], seconds: float) -> None:
         self._verifier = verifier
         self._seconds = seconds
         self._started_s = 0.0
@@ -100,7 +122,7 @@ class _ClosedLoop:
     async def _client(self, connection: PgConnection) -> None:
         try:
             while (sent_s := stopwatch_s()) - self._started_s < self._seconds:
-                await connection.execute(creation(new_name(), self._verifier))
+                await connection.execute(creation(new_name(), await self._verifier()))
                 self._latencies_us.append(int((stopwatch_s() - sent_s) * 1e6))
         except asyncpg.PostgresError as error:
             self._failures.append(str(error))

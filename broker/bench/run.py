@@ -163,6 +163,7 @@ def notes(plan: Plan) -> list[str]:
     told = [
         f"Medians of {plan.rounds} rounds; a ratio is the median of the rounds' own ratios.",
         f"Raw driver and on demand: SCRAM verifiers of {plan.scram_iterations:,} iterations.",
+        "The raw driver that others are compared with has its verifier at hand.",
         "Prepared users, and users made only to be ended: 1 iteration, to make them fast; nothing else looks at it.",
     ]
     if plan.scram_iterations != USUAL_ITERATIONS:

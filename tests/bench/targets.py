@@ -9,7 +9,7 @@ from rich.table import Table
 
 from broker.bench import limited
 from broker.bench.expiring import FROM_POOL, ON_DEMAND_NEW, due_row, meanwhile_row
-from broker.bench.issuing import on_demand_row, prepared_row, raw_row
+from broker.bench.issuing import on_demand_row, prepared_row, raw_hashing_row, raw_row
 from broker.bench.plan import Plan
 from broker.bench.revoking import raw_drop_row, revoke_row
 from broker.bench.rows import Results, Row
@@ -61,6 +61,7 @@ def _issuing(results: Results) -> Iterator[Target]:
     on_demand, prepared = on_demand_row(8), prepared_row(8)
     peer = peer_on_demand_row(8)
     yield Target("on demand, 8 clients: rate to raw", 0.85, _rate(results, on_demand, raw_row(8)))
+    yield Target("the same to raw that makes verifiers too", 0.85, _rate(results, on_demand, raw_hashing_row(8)))
     yield Target("on demand, 8 clients: rate to OpenBao", 1.7, _rate(results, on_demand, peer))
     yield Target("on demand, 1 client: p50 to raw", 1.2, _p50(results, on_demand_row(1), raw_row(1)), most=True)
     yield Target("prepared, 8 clients: rate to raw on demand", 6, _rate(results, prepared, raw_row(8)))
