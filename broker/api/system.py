@@ -1,6 +1,8 @@
-"""What travels to and from the rest of `sys`: health, seal, leader, mounts."""
+"""What travels to and from the rest of `sys`: health, seal, leader, mounts, metrics."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
@@ -144,3 +146,36 @@ class Specification(BaseModel):
 
     openapi: str = Field(description="Version of OpenAPI.")
     paths: dict[str, object] = Field(description="The operations, by path and method.")
+
+
+class MetricsQuery(Wire):
+    """In which form metrics are asked for."""
+
+    format: Literal["", "prometheus"] = Field("", description="`prometheus`: its text format. Left out: JSON.")
+
+
+class Gauge(BaseModel):
+    """A value as it stands."""
+
+    Name: str = Field(description="The metric.")
+    Value: float = Field(description="What it stands at.")
+    Labels: dict[str, str] = Field(description="What it is of.")
+
+
+class Totals(BaseModel):
+    """What was counted since the start."""
+
+    Name: str = Field(description="The metric.")
+    Count: int = Field(description="How often something happened.")
+    Sum: float = Field(description="What it came to: the same number, or seconds.")
+    Labels: dict[str, str] = Field(description="What it is of.")
+
+
+class Metrics(BaseModel):
+    """All metrics, in the form and the spelling that Vault's agents read; counts are since the start, not of an interval."""
+
+    Timestamp: str = Field(description="Broker time.")
+    Gauges: list[Gauge] = Field(default_factory=list, description="Values as they stand.")
+    Points: list[Gauge] = Field(default_factory=list, description="Always empty.")
+    Counters: list[Totals] = Field(default_factory=list, description="What was counted.")
+    Samples: list[Totals] = Field(default_factory=list, description="What was timed, in seconds.")

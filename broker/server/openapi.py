@@ -19,7 +19,7 @@ from broker import __version__
 from broker.api import fields
 from broker.api.auth import Auth
 from broker.api.envelope import Envelope, Errors
-from broker.api.system import Specification
+from broker.api.system import Metrics, Specification
 from broker.server.mounts import mount_of
 from broker.server.router import ANY_STATUS, Access, Route
 
@@ -66,6 +66,10 @@ _SECURITY: dict[Access, list[Mapping[str, Sequence[str]]]] = {
     Access.OPTIONAL: [{}, *_TOKEN],
     Access.OPEN: [],
 }
+
+
+_ALONE = (Specification, Metrics)
+"""Answers without the envelope, where there is one elsewhere."""
 
 
 class _Plain(GenerateJsonSchema):
@@ -188,11 +192,14 @@ def _refused(route: Route) -> Sequence[int]:
 def _answer(route: Route, status: int) -> Document:
     if status == HTTPStatus.NO_CONTENT:
         return {"description": _DONE[status]}
-    return {"description": _DONE[status], "content": {"application/json": {"schema": _content(route)}}}
+    content: Document = {"application/json": {"schema": _content(route)}}
+    if route.also:
+        content[route.also] = {"schema": {"type": "string"}}
+    return {"description": _DONE[status], "content": content}
 
 
 def _content(route: Route) -> Document:
-    if route.gives is not None and (route.access is Access.OPEN or route.gives is Specification):
+    if route.gives is not None and (route.access is Access.OPEN or route.gives in _ALONE):
         return _refer(route.gives)
     part = "auth" if route.gives is Auth else "data"
     inside = {"type": "object", "properties": {part: {"type": "null"} if route.gives is None else _refer(route.gives)}}

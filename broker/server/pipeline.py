@@ -100,6 +100,7 @@ class Pipeline:
 
     def _asked(self, request: BaseRequest, trace: _Trace, operation: str, route: Route, call: Call) -> _Asked:
         call.idempotency_key = request.headers.get("Idempotency-Key", "")
+        call.accept = request.headers.get("Accept", "")
         if route.exists is not None and not route.exists(self._services, call.params.get("name", "")):
             operation = "create"
         path = call.path

@@ -53,7 +53,9 @@ class Reply(Struct, frozen=True, kw_only=True):
     status: int = 0
     """0: 200, or 204 where there is no content."""
     document: bytes = b""
-    """A whole body in JSON that stands alone, without the envelope."""
+    """A whole body that stands alone, without the envelope."""
+    media: str = "application/json"
+    """The document's media type."""
 
 
 class Call(Struct, kw_only=True):
@@ -65,6 +67,8 @@ class Call(Struct, kw_only=True):
     params: Mapping[str, str]
     data: Mapping[str, object]
     idempotency_key: str = ""
+    accept: str = ""
+    """The header of that name."""
     warnings: list[str] = field(default_factory=list)
     """What the caller shall hear besides the handler's own warnings."""
 
@@ -116,6 +120,8 @@ class Route(Struct, frozen=True, kw_only=True):
     """What stands under `data` of its answer (or under `auth`, for `Auth`), or alone where there is no envelope."""
     statuses: Sequence[int] = ()
     """What it answers with when all went well; empty: 200 with content, 204 without."""
+    also: str = ""
+    """A media type besides JSON in which it may answer."""
 
     @property
     def label(self) -> str:
@@ -131,6 +137,7 @@ class Declared(TypedDict, total=False):
     takes: type[Wire] | None
     gives: type[BaseModel] | None
     statuses: Sequence[int]
+    also: str
 
 
 class Table(Struct, frozen=True):

@@ -30,6 +30,10 @@ class ServerSettings(BaseModel):
     socket_mode: int = Field(
         0o660, ge=0, le=0o777, description="Permissions of the Unix socket; whoever may write to it may speak to the broker."
     )
+    unauthenticated_metrics_access: bool = Field(
+        default=False,
+        description="Give `sys/metrics` without a token, too. Whoever reaches the address then reads names of roles and connections.",
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, le=33_554_432, description="The largest request body; past it 413.")
     max_header_bytes: int = Field(
         16_384, ge=1_024, le=1_048_576, description="The longest request line, and the longest header; past it 400."

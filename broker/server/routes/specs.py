@@ -9,10 +9,10 @@ import orjson
 from broker.api.system import Specification
 from broker.server.openapi import document
 from broker.server.router import Access, Call, Reply, Table
-from broker.server.routes import database, leases, reconcile, system, tokens
+from broker.server.routes import database, leases, metrics, reconcile, system, tokens
 
 TABLE = Table()
-TABLES = (database.TABLE, leases.TABLE, reconcile.TABLE, system.TABLE, tokens.TABLE, TABLE)
+TABLES = (database.TABLE, leases.TABLE, metrics.TABLE, reconcile.TABLE, system.TABLE, tokens.TABLE, TABLE)
 """Every operation that the door offers."""
 _WITHOUT_TOKEN = frozenset({Access.OPEN, Access.OPTIONAL})
 

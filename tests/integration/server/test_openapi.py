@@ -245,8 +245,9 @@ class Judge:
     def _mistakes(self, response: Mapping[str, Any], answer: Any) -> Sequence[str]:
         if "$ref" in response:
             response = self._components["responses"][response["$ref"].rpartition("/")[2]]
-        if answer.headers["Content-Type"] != "application/json":
-            return ["no JSON"]
+        kind = answer.headers["Content-Type"].partition(";")[0]
+        if kind != "application/json":
+            return [] if kind in response.get("content", {}) and answer.raw.decode() else [f"neither JSON nor declared: {kind}"]
         if not answer.raw:
             return ["empty"] if "content" in response and answer.status not in EMPTY else []
         if "content" not in response:
