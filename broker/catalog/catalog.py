@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.catalog import connections, roles
 from broker.catalog.connections import Connection
-from broker.catalog.engines import OpenEngines, told_superseded
+from broker.catalog.engines import OpenEngines
 from broker.catalog.roles import Role
 from broker.engines.guard import Guard
 from broker.engines.protocol import Lack
@@ -106,12 +106,19 @@ class Catalog:
     async def reset_connection(self, name: str) -> None:
         """Closes the connection's sessions and opens new ones. Raises `InvalidRequest`, `DatabaseUnavailable`.
 
-        A server that was superseded is accepted from then on: its timeline counts as another one, on which all leases are checked.
+        A server that was refused because of its timeline is accepted from then on: it counts as another one, on which all leases are
+        checked. Where the connection was deleted, the former ones of that name are meant, as long as they have leases.
         """
-        connection = self.connection(name)
-        engine = await self.reopen(replace(connection, timeline=""))
-        if connection.timeline and connections.superseded((await engine.health()).timeline, connection.timeline):
-            await self.note_timeline(connection, connections.STEPPED_BACK)
+        current = self._cache.connections.get(name)
+        former = [connection for connection in self._cache.retired.values() if connection.name == name]
+        named = former if current is None else [current]
+        if not named:
+            self.connection(name)
+        results = await asyncio.gather(*(self._reset(connection) for connection in named), return_exceptions=True)
+        for failure in results:
+            # Each was tried, whatever became of the others.
+            if failure is not None:
+                raise failure
 
     async def reopen(self, connection: Connection) -> Guard:
         """The engine with new sessions, after the others were closed. Raises what `engine_for` raises."""
@@ -128,6 +135,9 @@ class Catalog:
             tally = await self._store.tally(connection.number)
             if any(count for state, count in tally.by_state.items() if state is not LeaseState.GONE):
                 continue
+            line = await self._store.delete_document(connections.LINE, str(connection.number))
+            if line is not None:
+                await self._store.purge_document(connections.LINE, line.number)
             await self._store.purge_document(connections.KIND, connection.number)
             await self._engines.close(connection.number)
             del self._cache.retired[connection.number], self._retired_ms[connection.number]
@@ -146,14 +156,20 @@ class Catalog:
             await self._note_cluster(connection)
         return engine
 
-    async def note_timeline(self, connection: Connection, timeline: str) -> None:
-        """Keeps the timeline on which the connection's leases were checked; of a deleted connection nothing is kept."""
+    async def note_timeline(self, connection: Connection, timeline: str, addresses: Sequence[str] = ()) -> None:
+        """Keeps the timeline on which the connection's leases were checked, and by which addresses its server was reached."""
         async with self._turn(connection.name):
-            current = self._cache.connections.get(connection.name)
-            if current is None or current.number != connection.number or current.timeline == timeline:
+            current = self._by_number_or_none(connection.number)
+            if current is None:
                 return
-            kept = replace(current, timeline=timeline)
-            self._take_in(await self._store.put_document(connections.KIND, current.name, connections.to_body(kept)))
+            kept = replace(current, timeline=timeline, addresses=tuple(addresses))
+            if kept == current:
+                return
+            if current.deleted:
+                change = DocumentChange(connections.LINE, str(current.number), connections.line_to_body(kept))
+            else:
+                change = DocumentChange(connections.KIND, current.name, connections.to_body(kept))
+            await self._change([change])
 
     def in_use(self, number: ConnectionNumber) -> bool:
         """Whether the connection's engine has been opened by this process."""
@@ -224,7 +240,11 @@ class Catalog:
                 if old is not None and connections.moved(old, wanted):
                     changes = _retiring(old)
                     wanted = replace(
-                        wanted, proven=None, timeline="", cluster=wanted.cluster if fields.verify_connection else ""
+                        wanted,
+                        proven=None,
+                        timeline="",
+                        addresses=(),
+                        cluster=wanted.cluster if fields.verify_connection else "",
                     )
                     warnings.append(
                         f"connection {name} leads to another database cluster now; its former leases are still ended at the former one"
@@ -263,13 +283,21 @@ class Catalog:
             warnings.extend(self._engines.peek(connection).check_terms(role.terms))
         return warnings
 
+    async def _reset(self, connection: Connection) -> None:
+        engine = await self.reopen(replace(connection, timeline=""))
+        if connections.refusal(connection, await engine.health()):
+            await self.note_timeline(connection, connections.STEPPED_BACK)
+
     def _by_number(self, number: ConnectionNumber) -> Connection:
+        found = self._by_number_or_none(number)
+        if found is None:
+            raise InvalidRequest(f"connection {number} does not exist any longer")
+        return found
+
+    def _by_number_or_none(self, number: ConnectionNumber) -> Connection | None:
         if number in self._cache.retired:
             return self._cache.retired[number]
-        for connection in self._cache.connections.values():
-            if connection.number == number:
-                return connection
-        raise InvalidRequest(f"connection {number} does not exist any longer")
+        return next((each for each in self._cache.connections.values() if each.number == number), None)
 
     async def _change(self, changes: Sequence[DocumentChange]) -> Sequence[Document]:
         changed = await self._store.change_documents(changes)
@@ -281,6 +309,8 @@ class Catalog:
         self._cache.revision = max(self._cache.revision, document.revision)
         if document.kind == connections.KIND:
             self._take_connection(connections.from_document(document))
+        elif document.kind == connections.LINE:
+            self._take_line(document)
         elif document.kind == roles.KIND and document.deleted:
             self._cache.roles.pop(document.name, None)
         elif document.kind == roles.KIND:
@@ -295,6 +325,11 @@ class Catalog:
             del self._cache.connections[connection.name]
         self._cache.retired[connection.number] = connection
         self._retired_ms.setdefault(connection.number, self._store.now_ms())
+
+    def _take_line(self, document: Document) -> None:
+        number = ConnectionNumber(int(document.name))
+        if number in self._cache.retired and not document.deleted:
+            self._cache.retired[number] = connections.with_line(self._cache.retired[number], document)
 
 
 def _retiring(old: Connection) -> list[DocumentChange]:
@@ -328,9 +363,9 @@ async def _found(engine: Guard, wanted: Connection) -> str:
         health = await engine.open()
     except EngineError as error:
         raise InvalidRequest(f"error creating database object: error verifying connection: {error}") from None
-    if health.cluster == wanted.cluster and connections.superseded(health.timeline, wanted.timeline):
-        told = told_superseded(health.timeline, wanted.timeline)
+    refused = connections.refusal(wanted, health)
+    if health.cluster == wanted.cluster and refused:
         raise InvalidRequest(
-            f"error creating database object: error verifying connection: {told} after it was written with verify_connection=false"
+            f"error creating database object: error verifying connection: {refused} after it was written with verify_connection=false"
         )
     return health.cluster

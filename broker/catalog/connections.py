@@ -9,10 +9,13 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from broker.api.database import ConnectionWrite
+from broker.engines.protocol import Health
 from broker.errors import InvalidRequest
 from broker.model import ConnectionNumber, Document, Json
 
 KIND = "connection"
+LINE = "line"
+"""The kind of the documents that say of deleted connections, by their numbers, what changed since: `timeline` and `addresses`."""
 STEPPED_BACK = "0"
 """Stands for the timeline where an earlier one was accepted: any that is found then is another one, and not a lower one."""
 
@@ -35,6 +38,8 @@ class Connection(Struct, frozen=True, kw_only=True):
     """Where the users of its leases live (see `Health.cluster`); empty while nobody has connected, or where it can't be told."""
     timeline: str = ""
     """On which its leases were checked last (see `Health.timeline`); empty while none was seen, `STEPPED_BACK` after a reset."""
+    addresses: tuple[str, ...] = ()
+    """By which the server of that timeline was reached (see `Health.addresses`)."""
     proven: Mapping[str, Json] | None = None
     """The fields that were seen to lead to `cluster`, where `details` were changed since and not tried yet."""
 
@@ -60,6 +65,7 @@ def from_document(document: Document) -> Connection:
         cluster=body.get("cluster", ""),
         proven=body.get("proven"),
         timeline=body.get("timeline", ""),
+        addresses=tuple(body.get("addresses", ())),
     )
 
 
@@ -93,6 +99,7 @@ def merged(old: Connection | None, name: str, write: ConnectionWrite) -> Connect
         cluster=base.cluster,
         proven=base.proven,
         timeline=base.timeline,
+        addresses=base.addresses,
     )
 
 
@@ -125,6 +132,28 @@ def superseded(found: str, known: str) -> bool:
     return found.isdecimal() and known.isdecimal() and int(found) < int(known)
 
 
+def replaced(connection: Connection, health: Health) -> bool:
+    """Whether the server is reached by none of the addresses that led to the one with the connection's users, on the same timeline."""
+    same_line = health.timeline == connection.timeline
+    return same_line and bool(health.addresses and connection.addresses) and not {*health.addresses} & {*connection.addresses}
+
+
+def refusal(connection: Connection, health: Health) -> str:
+    """Why nothing may be done on this server of the connection's cluster, though it takes writes; empty where it may."""
+    if superseded(health.timeline, connection.timeline):
+        return (
+            f"the server was superseded: its timeline is {health.timeline}, and one with {connection.timeline} was seen; "
+            f"where that is meant, reset the connection"
+        )
+    # An address that was taken off the connection is one that an operator has done with.
+    if replaced(connection, health) and {*connection.addresses} & {*health.others}:
+        return (
+            f"{' '.join(health.addresses)} takes writes on timeline {health.timeline} as {' '.join(connection.addresses)} did, but is "
+            f"another server, and may lack what was done there; where that is meant, reset the connection"
+        )
+    return ""
+
+
 def same_address(one: Connection, other: Connection) -> bool:
     """Whether both are reached in the same way, so that one engine serves for both."""
     return one.plugin_name == other.plugin_name and one.details == other.details
@@ -143,9 +172,21 @@ def to_body(connection: Connection) -> bytes:
             "cluster": connection.cluster,
             "proven": connection.proven,
             "timeline": connection.timeline,
+            "addresses": connection.addresses,
         },
         option=orjson.OPT_SORT_KEYS,
     )
+
+
+def line_to_body(connection: Connection) -> bytes:
+    """The body of a document of the kind `LINE`."""
+    return orjson.dumps({"timeline": connection.timeline, "addresses": connection.addresses}, option=orjson.OPT_SORT_KEYS)
+
+
+def with_line(connection: Connection, document: Document) -> Connection:
+    """The connection as a document of the kind `LINE` has it."""
+    body = orjson.loads(document.body)
+    return replace(connection, timeline=body["timeline"], addresses=tuple(body["addresses"]))
 
 
 def _matches(entry: str, role: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from broker.catalog.connections import Connection, same_address, superseded
+from broker.catalog.connections import Connection, refusal, same_address
 from broker.engines.guard import Guard
 from broker.errors import DatabaseUnavailable, EngineError
 from broker.model import ConnectionNumber
@@ -29,18 +29,10 @@ class _Slot:
     opened: bool = False
     cluster: str = ""
     """What it found when it was opened."""
-    told_superseded: bool = False
-    """Whether the log has it that the server was superseded."""
+    refused: str = ""
+    """What the log has of why the server is not worked with."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while connecting, so that many waiting requests connect once."""
-
-
-def told_superseded(found: str, known: str) -> str:
-    """What is said of a server that is not worked with because of its timeline."""
-    return (
-        f"the server was superseded: its timeline is {found}, and one with {known} was seen; where that is meant, "
-        f"reset the connection"
-    )
 
 
 class OpenEngines:
@@ -132,15 +124,18 @@ class OpenEngines:
                 f"where that is meant, write the connection again with verify_connection=true: the former one is then kept for them",
                 retry_after_s=_ELSEWHERE_AGAIN_S,
             )
-        if superseded(health.timeline, connection.timeline):
+        if refused := refusal(connection, health):
             await slot.engine.close()
-            if not slot.told_superseded:
-                slot.told_superseded = True
-                log.error("server was superseded", connection=connection.name, known=connection.timeline, found=health.timeline)
-            raise DatabaseUnavailable(
-                f"connection {connection.name}: {told_superseded(health.timeline, connection.timeline)}",
-                retry_after_s=_ELSEWHERE_AGAIN_S,
-            )
+            if slot.refused != refused:
+                slot.refused = refused
+                log.error(
+                    "server refused",
+                    connection=connection.name,
+                    known=connection.timeline,
+                    found=health.timeline,
+                    reason=refused,
+                )
+            raise DatabaseUnavailable(f"connection {connection.name}: {refused}", retry_after_s=_ELSEWHERE_AGAIN_S)
         slot.cluster, slot.opened = health.cluster, True
 
     def _current(self, slot: _Slot) -> bool:

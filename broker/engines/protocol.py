@@ -108,6 +108,11 @@ class Health(Struct, frozen=True, kw_only=True):
     and nothing is done there. Empty: can't be told."""
     kept_until_ms: int | None = None
     """By the predecessor's clock, when the last commit was made that this line has of it; None where that is not known."""
+    addresses: tuple[str, ...] = ()
+    """By which of the connection's addresses this server was reached, where it has several; empty: one, or the server can't be told."""
+    others: tuple[str, ...] = ()
+    """The connection's other addresses. On one timeline, whoever is reached by none of the former `addresses`, though one of them is among
+    these, is another server than before, which may lack its users: nothing is done there."""
     concerns: tuple[str, ...] = ()
     """What is wrong with the servers of the connection and only people can put right, in sentences."""
 

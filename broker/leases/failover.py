@@ -16,7 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, AuditResponse
-from broker.catalog.connections import Connection, superseded
+from broker.catalog.connections import STEPPED_BACK, Connection, replaced, superseded
 from broker.engines.protocol import Engine, Extension, Health, Standing
 from broker.errors import BrokerError, DatabaseUnavailable
 from broker.leases import lifecycle, records
@@ -41,6 +41,7 @@ class _Check:
 
     connection: Connection
     timeline: str
+    addresses: tuple[str, ...]
     since_ms: int
     """What was done before this can't have been lost; 0: anything may."""
     revived: int = 0
@@ -74,18 +75,21 @@ class Failover:
         known = self._known.setdefault(number, connection.timeline)
         if not health.timeline or number in self._running:
             return
-        if superseded(health.timeline, known):
-            if superseded(health.timeline, connection.timeline):
-                await self.parts.catalog.reopen(connection)
-                return
-            # The connection was reset, so this is meant; when the server was left behind, nobody knows.
+        if connection.timeline == STEPPED_BACK != known:
+            # The connection was reset, so this server is meant; when it was left behind, nobody knows.
+            known = self._known[number] = STEPPED_BACK
             self._seen_ms.pop(number, None)
-        if not known:
-            # The first look at it: there is nothing to compare with.
-            await self._note(connection, health.timeline)
-        elif health.timeline != known:
+            self._checks.pop(number, None)
+        if superseded(health.timeline, known):
+            await self.parts.catalog.reopen(connection)
+            return
+        if known and (health.timeline != known or replaced(connection, health)):
             self._start(connection, health)
             return
+        # At the first look there is nothing to compare with, and further names of a server are no other one.
+        if not known or not {*health.addresses} <= {*connection.addresses}:
+            names = dict.fromkeys((*connection.addresses, *health.addresses))
+            await self._note(connection, health.timeline, tuple(names))
         self._seen_ms[number] = self.parts.store.now_ms()
 
     async def stop(self) -> None:
@@ -99,7 +103,7 @@ class Failover:
         number = connection.number
         check = self._checks.get(number)
         if check is None or check.timeline != health.timeline:
-            check = self._checks[number] = _Check(connection, health.timeline, self._since_ms(number, health))
+            check = self._checks[number] = _Check(connection, health.timeline, health.addresses, self._since_ms(number, health))
             self.parts.metrics.failovers.labels(connection.name).inc()
             log.warning("another server has taken over", connection=connection.name, timeline=health.timeline)
         task = asyncio.get_running_loop().create_task(self._run(check))
@@ -115,7 +119,7 @@ class Failover:
         try:
             await self._check(check)
             await self._tell(check)
-            await self._note(check.connection, check.timeline)
+            await self._note(check.connection, check.timeline, check.addresses)
         except BrokerError as error:
             log.warning("check after a failover begins again", connection=check.connection.name, error=str(error))
             return
@@ -253,8 +257,8 @@ class Failover:
         await parts.trail.record([parts.scribe.request(now, asked), parts.scribe.response(now, asked, answer)])
         log.warning("checked leases after a failover", connection=check.connection.name, timeline=check.timeline, **found)
 
-    async def _note(self, connection: Connection, timeline: str) -> None:
-        await self.parts.catalog.note_timeline(connection, timeline)
+    async def _note(self, connection: Connection, timeline: str, addresses: tuple[str, ...]) -> None:
+        await self.parts.catalog.note_timeline(connection, timeline, addresses)
         self._known[connection.number] = timeline
 
     def _extension(self, lease: Lease) -> Extension:

@@ -72,6 +72,8 @@ class MemoryServer:
         """Sessions of users that are no more, by the users' identities."""
         self.cluster = f"memory {next(self._clusters)}"
         self.timeline = "1"
+        self.addresses: tuple[str, ...] = ()
+        self.others: tuple[str, ...] = ()
         self.lacks: list[Lack] = []
         """What the broker's login lacks."""
         self.concerns: list[str] = []
@@ -163,6 +165,8 @@ class MemoryEngine:
             round_trip_ms=0.0,
             cluster=self._server.cluster,
             timeline=self._server.timeline,
+            addresses=self._server.addresses,
+            others=self._server.others,
         )
 
     def user_name(self, display_name: str, role: str) -> UserName:

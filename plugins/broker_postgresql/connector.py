@@ -81,32 +81,22 @@ class Connector:
         """What the server's release has beside `_PINNED`, as far as it is known."""
         self._quiet: dict[str, str] = {}
         self._cluster = ""
-        self._hosts = Hosts(self.target.hosts, where)
-
-    @property
-    def timeline(self) -> int:
-        """The highest timeline that a server was seen to have; 0 while none was."""
-        return self._hosts.timeline
-
-    @property
-    def concerns(self) -> tuple[str, ...]:
-        """See `Health.concerns`."""
-        return self._hosts.concerns
+        self.hosts = Hosts(self.target.hosts, where)
 
     def doubt(self) -> None:
         """Has the next connection ask all hosts, since the one that was worked with may be gone."""
-        self._hosts.doubt()
+        self.hosts.doubt()
 
     async def look(self) -> None:
         """See `Hosts.look`."""
-        await self._hosts.look(lambda host, port: self._connect_to(host, port, _LOOK, self.target.database))
+        await self.hosts.look(lambda host, port: self._connect_to(host, port, _LOOK, self.target.database))
 
     async def connect(self, purpose: Purpose, database: str = "") -> Session:
         """A connection to the host that takes writes, of several the one with the highest timeline.
 
         It leads to the home database unless another one is named. Raises `DatabaseUnavailable` that says what each host answered.
         """
-        session = await self._hosts.connect(
+        session = await self.hosts.connect(
             lambda host, port: self._settled(host, port, purpose, database or self.target.database)
         )
         if self._cluster and session.cluster != self._cluster:

@@ -125,7 +125,9 @@ class Engine:
                 cluster=session.cluster,
                 timeline=session.line.name,
                 kept_until_ms=session.line.kept_until_ms,
-                concerns=self._lanes.concerns,
+                addresses=self._connector.hosts.addresses,
+                others=self._connector.hosts.others,
+                concerns=self._connector.hosts.concerns,
             )
 
     def user_name(self, display_name: str, role: str) -> UserName:

@@ -1,14 +1,13 @@
-"""Which of a connection's hosts is the one to work with: the one that takes writes; of several, the one with the highest timeline.
+"""A connection to the host to work with, of several: all are asked at once, and `primary` says which of those that take writes it is.
 
-All are asked at once, each with its own time limit, so a silent one uses up nobody's time. The one that was found is kept until it
-fails, or another one is seen to have taken over. A server whose timeline is behind one that was seen before was superseded, and is
-never worked with again, whatever it says of itself.
+Each has its own time limit, so a silent one uses up nobody's time. The one that was found is kept until it fails, or another one is seen
+to have taken over.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import asyncpg
@@ -16,34 +15,47 @@ import asyncpg
 from broker.clock import stopwatch_s
 from broker.errors import DatabaseUnavailable
 from broker_postgresql.failures import first_line
+from broker_postgresql.primary import Choice, Host, Known, Server, choose, written
 from broker_postgresql.session import Session
 
 _GRACE_S = 1.0
 """How long the others may still answer once one that takes writes has: a silent one is not waited for to the end of its limit."""
 _LOOK_EVERY_S = 5.0
-_SUPERSEDED = "the server was superseded: its timeline is {found}, and one with {known} was seen; where that is meant, reset the connection"
-_TWO_WRITABLE = (
-    "{host} takes writes as well, on timeline {found}, though {leader} was promoted over it (timeline {known}): stop it"
-)
-_SAME_LINE = "{host} takes writes as well, on the same timeline {found} as {leader}: two primaries; stop one of them"
 
-Host: TypeAlias = tuple[str, int]
 Connect: TypeAlias = Callable[[str, int], Awaitable[Session]]
-_REFUSED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable)
+_REFUSED = (
+    OSError, TimeoutError, UnicodeError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, DatabaseUnavailable,
+)  # fmt: skip
+"""What makes a host one that does not answer; a name that can't be looked up, and a server of another kind, are among it."""
 
 
 class Hosts:
     """The hosts of one connection, in the order in which they were written, and which of them leads."""
 
     def __init__(self, hosts: Sequence[Host], where: str) -> None:
-        self.timeline = 0
-        """The highest that was seen; 0 while none was."""
         self.concerns: tuple[str, ...] = ()
         """See `Health.concerns`: hosts that take writes and must not."""
         self._hosts = tuple(dict.fromkeys(hosts))
         self._where = where
         self._leader: Host | None = None if len(self._hosts) > 1 else self._hosts[0]
+        self._names: tuple[Host, ...] = ()
+        self._known = Known()
         self._looked_s = 0.0
+
+    @property
+    def timeline(self) -> int:
+        """The highest that was seen; 0 while none was."""
+        return self._known.timeline
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """See `Health.addresses`."""
+        return tuple(written(host) for host in self._names) if len(self._hosts) > 1 else ()
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """See `Health.others`."""
+        return tuple(written(host) for host in self._hosts if host not in self._names) if self.addresses else ()
 
     def doubt(self) -> None:
         """Has the next connection ask all hosts."""
@@ -54,11 +66,15 @@ class Hosts:
         """A connection to the host that leads. Raises `DatabaseUnavailable` that says what each host answered."""
         leader = self._leader
         if leader is not None:
-            session = await self._try(connect, leader)
-            if isinstance(session, Session):
-                return session
+            answer = await self._try(connect, leader)
+            found, refusals = ({leader: answer}, []) if isinstance(answer, Session) else ({}, [answer])
+            choice = self._choose(found)
+            if choice.leader:
+                self._known = choice.known
+                return found[leader]
+            _terminate(found)
             if len(self._hosts) == 1:
-                raise self._nobody([session])
+                raise self._nobody([*refusals, *_told(choice)])
         return await self._elect(connect)
 
     async def look(self, connect: Connect) -> None:
@@ -67,40 +83,38 @@ class Hosts:
         if leader is None or len(self._hosts) == 1 or stopwatch_s() - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = stopwatch_s()
-        others = [host for host in self._hosts if host != leader]
-        found, _ = await self._ask(connect, [leader, *others])
-        for session in found.values():
-            session.wire.terminate()
-        if found:
-            self._choose(found)
+        found, _ = await self._ask(connect)
+        _terminate(found)
+        self._take_in(self._choose(found))
 
     async def _elect(self, connect: Connect) -> Session:
-        found, refusals = await self._ask(connect, self._hosts)
-        if not found:
-            raise self._nobody(refusals)
+        self.doubt()
+        found, refusals = await self._ask(connect)
         self._looked_s = stopwatch_s()
-        chosen = self._choose(found)
-        for host, session in found.items():
-            if host != chosen:
-                session.wire.terminate()
-        return found[chosen]
-
-    def _choose(self, found: dict[Host, Session]) -> Host:
-        """The host with the highest timeline; of equals the one that leads already, else the one that was written first."""
-        order = {host: (session.line.number, host == self._leader) for host, session in found.items()}
-        chosen = max((host for host in self._hosts if host in found), key=order.__getitem__)
-        self._leader, best = chosen, found[chosen]
-        self.timeline = max(self.timeline, best.line.number)
-        self.concerns = tuple(
-            _concern(host, session, chosen, best)
-            for host, session in found.items()
-            if session.greeting.started != best.greeting.started
-        )
+        choice = self._choose(found)
+        self._take_in(choice)
+        chosen = found.pop(choice.leader[0]) if choice.leader else None
+        _terminate(found)
+        if chosen is None:
+            raise self._nobody([*refusals, *_told(choice)])
         return chosen
 
-    async def _ask(self, connect: Connect, hosts: Sequence[Host]) -> tuple[dict[Host, Session], list[str]]:
+    def _choose(self, found: Mapping[Host, Session]) -> Choice:
+        """In the order in which the hosts were written, whoever answered first."""
+        servers = {host: Server(found[host].line.number, found[host].greeting.started) for host in self._hosts if host in found}
+        return choose(servers, self._known) if servers else Choice((), self._known, {}, ())
+
+    def _take_in(self, choice: Choice) -> None:
+        """What came of asking all hosts. Whoever leads does so further while no host with a higher timeline answers."""
+        self._known = choice.known
+        if choice.leader:
+            self._leader, self._names, self.concerns = choice.leader[0], choice.leader, choice.concerns
+        elif choice.refusals:
+            self.concerns = _told(choice)
+
+    async def _ask(self, connect: Connect) -> tuple[dict[Host, Session], list[str]]:
         """The connections to hosts that take writes, and what the others said."""
-        tasks = {asyncio.ensure_future(self._try(connect, host, superseded=True)): host for host in hosts}
+        tasks = {asyncio.ensure_future(self._try(connect, host)): host for host in self._hosts}
         found: dict[Host, Session] = {}
         refusals: list[str] = []
         pending, until_s = set(tasks), float("inf")
@@ -117,20 +131,14 @@ class Hosts:
                     else:
                         refusals.append(answer)
         except BaseException:
-            for session in found.values():
-                session.wire.terminate()
+            for task in tasks:
+                task.add_done_callback(_discard)
             raise
         finally:
             for task in pending:
                 task.cancel()
                 task.add_done_callback(_discard)
         self._keep_one_cluster(found, refusals)
-        behind = [host for host, session in found.items() if 0 < session.line.number < self.timeline]
-        if behind and len(behind) == len(found):
-            for host in behind:
-                session = found.pop(host)
-                session.wire.terminate()
-                refusals.append(f"{_written(host)}: {_SUPERSEDED.format(found=session.line.number, known=self.timeline)}")
         return found, refusals
 
     def _keep_one_cluster(self, found: dict[Host, Session], refusals: list[str]) -> None:
@@ -140,32 +148,26 @@ class Hosts:
             return
         for host in [host for host, session in found.items() if session.cluster != found[first].cluster]:
             found.pop(host).wire.terminate()
-            refusals.append(f"{_written(host)}: the server belongs to another database cluster than {_written(first)}")
+            refusals.append(f"{written(host)}: the server belongs to another database cluster than {written(first)}")
 
-    async def _try(self, connect: Connect, host: Host, *, superseded: bool = False) -> Session | str:
-        """A connection, or why there is none; one to a superseded server only where that is wanted."""
+    async def _try(self, connect: Connect, host: Host) -> Session | str:
+        """A connection, or why there is none."""
         try:
-            session = await connect(*host)
+            return await connect(*host)
         except _REFUSED as error:
-            return f"{_written(host)}: {first_line(error) or type(error).__name__}"
-        if not superseded:
-            if 0 < session.line.number < self.timeline:
-                session.wire.terminate()
-                return f"{_written(host)}: {_SUPERSEDED.format(found=session.line.number, known=self.timeline)}"
-            self.timeline = max(self.timeline, session.line.number)
-        return session
+            return f"{written(host)}: {first_line(error) or type(error).__name__}"
 
     def _nobody(self, refusals: Sequence[str]) -> DatabaseUnavailable:
         return DatabaseUnavailable(f"{self._where}: no server to work with; {'; '.join(refusals)}")
 
 
-def _concern(host: Host, session: Session, leader: Host, best: Session) -> str:
-    text = _SAME_LINE if session.line.number == best.line.number else _TWO_WRITABLE
-    return text.format(host=_written(host), leader=_written(leader), found=session.line.number, known=best.line.number)
+def _told(choice: Choice) -> tuple[str, ...]:
+    return tuple(f"{written(host)}: {why}" for host, why in choice.refusals.items())
 
 
-def _written(host: Host) -> str:
-    return f"{host[0]}:{host[1]}"
+def _terminate(found: Mapping[Host, Session]) -> None:
+    for session in found.values():
+        session.wire.terminate()
 
 
 def _discard(task: asyncio.Future[Session | str]) -> None:

@@ -174,15 +174,10 @@ class Lanes:
         await self._connector.look()
         self._follow()
 
-    @property
-    def concerns(self) -> tuple[str, ...]:
-        """See `Health.concerns`."""
-        return self._connector.concerns
-
     def _follow(self) -> None:
         """Cuts the connections to servers that were superseded."""
-        if self._timeline < self._connector.timeline:
-            self._timeline = self._connector.timeline
+        if self._timeline < self._connector.hosts.timeline:
+            self._timeline = self._connector.hosts.timeline
             for lane in {self.general, self.enabling, self.revoking}:
                 lane.cut(self._timeline)
 

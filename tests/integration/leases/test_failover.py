@@ -14,6 +14,9 @@ from broker.errors import AuditUnavailable, DatabaseUnavailable, InvalidRequest
 from broker.leases import failover
 from broker.model import LeaseState
 
+LINGER_MS = 8 * 24 * 3_600_000
+"""Longer than tombstones and deleted connections are kept."""
+
 
 @pytest.fixture
 async def pooled(rig: Any) -> Any:
@@ -166,7 +169,7 @@ async def test_superseded_server_is_refused_until_a_reset(pooled: Any, token: An
             with pytest.raises(DatabaseUnavailable, match="superseded"):
                 await rig.issue(token)
             await checked(rig)
-    assert [line["found"] for line in logged if line["event"] == "server was superseded"] == ["1"]
+    assert [line["found"] for line in logged if line["event"] == "server refused"] == ["1"]
     assert (await rig.lease(issued.lease_id)).state is LeaseState.ACTIVE
     assert rig.boot.catalog.connection("main").timeline == "2"
     with pytest.raises(InvalidRequest, match="superseded"):
@@ -179,6 +182,133 @@ async def test_superseded_server_is_refused_until_a_reset(pooled: Any, token: An
     assert rig.boot.catalog.connection("main").timeline == "1"
     assert (await rig.lease(issued.lease_id)).facts.reason == "its user was lost in a failover"
     await rig.issue(token)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_deleted_connection_is_reset_by_its_name(rig: Any, token: Any, *, restarted: bool) -> None:
+    """Where only a superseded server of a deleted connection is left, its leases wait; a reset of the name has them ended there."""
+    issued = await rig.issue(token)
+    await checked(rig)
+    await fail_over(rig)
+    await rig.boot.catalog.delete_connection("main")
+    rig.server().timeline = "1"
+    if restarted:
+        await rig.crash_and_recover()
+    await checked(rig)
+    await rig.boot.revoker.start(issued.lease_id)
+    await rig.expire()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.REVOKING
+    assert rig.can_log_in(issued)
+    await rig.boot.catalog.reset_connection("main")
+    if restarted:
+        # The reset is durable before its check is done.
+        await rig.crash_and_recover()
+    await rig.boot.catalog.engine_for(rig.boot.catalog.connections()[0])
+    await checked(rig)
+    await rig.settle_down()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+    assert issued.username not in rig.server().accounts
+    assert rig.boot.catalog.connections()[0].timeline == "1"
+    rig.clock.advance(LINGER_MS)
+    await rig.settle_down()
+    await rig.boot.catalog.purge_retired()
+    assert [document.kind for document in await rig.boot.sqlite.changes_since(0) if document.kind != "role"] == []
+    with pytest.raises(InvalidRequest, match="failed to find entry"):
+        await rig.boot.catalog.reset_connection("main")
+
+
+async def test_reset_of_a_name_that_is_in_use_leaves_former_connections_alone(pooled: Any, token: Any) -> None:
+    """A connection that was made anew under the name of a deleted one is what is reset; the former one's server stays refused."""
+    rig = pooled
+    issued = await rig.issue(token)
+    await fail_over(rig)
+    await rig.connection(connection_url="elsewhere")
+    rig.server().timeline = "1"
+    await checked(rig)
+    await rig.boot.catalog.reset_connection("main")
+    await rig.boot.revoker.start(issued.lease_id)
+    await rig.expire()
+    assert rig.can_log_in(issued)
+    rig.server().timeline = "2"
+    rig.clock.advance(600_000)
+    await rig.settle_down()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+
+
+async def test_failover_of_a_deleted_connection_is_remembered(pooled: Any, token: Any) -> None:
+    """A timeline that a deleted connection came to is known after a restart too: the superseded server is not worked with then."""
+    rig = pooled
+    issued = await rig.issue(token)
+    await rig.boot.catalog.delete_connection("main")
+    await fail_over(rig)
+    rig.server().timeline = "1"
+    await rig.crash_and_recover()
+    with pytest.raises(DatabaseUnavailable, match="superseded"):
+        await rig.boot.catalog.engine_for(rig.boot.catalog.connections()[0])
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.ACTIVE
+
+
+def lead(rig: Any, *addresses: str, of: tuple[str, ...] = ("a:1", "b:2")) -> None:
+    """From now on these of the connection's addresses lead to its server."""
+    rig.server().addresses = addresses
+    rig.server().others = tuple(address for address in of if address not in addresses)
+
+
+async def test_other_server_on_the_same_timeline_is_refused_after_a_restart(rig: Any, token: Any) -> None:
+    """Which server had the users outlives the process: another one on its timeline is not worked with, ends nothing, until a reset."""
+    lead(rig, "a:1")
+    issued = await rig.issue(token)
+    await checked(rig)
+    assert rig.boot.catalog.connection("main").addresses == ("a:1",)
+    await rig.crash_and_recover()
+    del rig.server().accounts[issued.username]
+    lead(rig, "b:2")
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable, match="b:2 takes writes on timeline 1 as a:1 did, but is another server"):
+                await rig.issue(token)
+    assert len([line for line in logged if line["event"] == "server refused"]) == 1
+    with pytest.raises(InvalidRequest, match="another server"):
+        await rig.connection()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.ACTIVE
+    await rig.boot.catalog.reset_connection("main")
+    await checked(rig)
+    assert (await rig.lease(issued.lease_id)).facts.reason == "its user was lost in a failover"
+    assert rig.boot.catalog.connection("main").addresses == ("b:2",)
+    await rig.crash_and_recover()
+    await rig.issue(token)
+
+
+async def test_further_name_of_the_server_is_remembered(rig: Any, token: Any) -> None:
+    """A server that is reached by two addresses is the same one, also when only one of them leads to it after a restart."""
+    lead(rig, "a:1")
+    issued = await rig.issue(token)
+    await checked(rig)
+    lead(rig, "a:1", "b:2")
+    await checked(rig)
+    await rig.crash_and_recover()
+    lead(rig, "b:2")
+    await rig.issue(token)
+    await checked(rig)
+    assert rig.can_log_in(issued)
+    assert rig.boot.parts.metrics.failovers.labels("main")._value.get() == 0
+
+
+async def test_address_that_was_taken_off_the_connection_is_done_with(rig: Any, token: Any) -> None:
+    """Where the former server is none of the connection's addresses any more the one that is found is meant, and leases are checked."""
+    lead(rig, "a:1")
+    issued = await rig.issue(token)
+    await checked(rig)
+    await rig.crash_and_recover()
+    del rig.server().accounts[issued.username]
+    lead(rig, "b:2", of=("b:2", "c:3"))
+    await rig.boot.catalog.engine_for(rig.boot.catalog.connection("main"))
+    await checked(rig)
+    assert (await rig.lease(issued.lease_id)).facts.reason == "its user was lost in a failover"
+    assert rig.boot.catalog.connection("main").addresses == ("b:2",)
+    assert rig.boot.parts.metrics.failovers.labels("main")._value.get() == 1
+    await checked(rig)
+    assert rig.boot.parts.metrics.failovers.labels("main")._value.get() == 1
 
 
 @pytest.mark.parametrize("where", ["before main.look_up", "before store.move", "before audit.record"])

@@ -12,6 +12,7 @@ import pytest
 from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
 from broker.testing.postgresql import PostgresServer
+from broker.testing.standby import Standby
 from broker_postgresql import Engine
 
 
@@ -53,5 +54,47 @@ async def test_a_restart_keeps_the_cluster_and_another_server_is_refused(binarie
                 with pytest.raises(DatabaseUnavailable) as raised:
                     await engine.health()
             assert "another database cluster" in str(raised.value)
+        finally:
+            await engine.close()
+
+
+async def test_two_promoted_standbys_are_refused_until_one_is_stopped(binaries: Path) -> None:
+    """Both have the same timeline and not the same users: neither is worked with, and later only the one that was.
+
+    When that one is away the other does not take its place, though its timeline is no lower.
+    """
+    with PostgresServer(binaries) as primary, Standby(primary) as one, Standby(primary) as other:
+        servers = (primary, one, other)
+        hosts = ",".join(f"{server.host}:{server.port}" for server in servers)
+        fields = {
+            "connection_url": f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres",
+            "username": primary.superuser,
+            "password": primary.superuser_password.reveal(),
+        }
+        engine = Engine("main", fields, Origin(broker="b1", boot="boot1"))
+        try:
+            assert (await engine.open()).timeline == "1"
+            await asyncio.to_thread(primary.stop)
+            for standby in (one, other):
+                await asyncio.to_thread(standby.promote)
+            for _ in range(2):
+                with pytest.raises(DatabaseUnavailable, match="which of them has the users can't be told"):
+                    await engine.health()
+            await asyncio.to_thread(one.stop)
+            found = await engine.health()
+            assert (found.timeline, found.addresses) == ("2", (f"{other.host}:{other.port}",))
+            await asyncio.to_thread(one.start)
+            for _ in range(2):
+                engine._connector.doubt()
+                engine._lanes.retire()
+                found = await engine.health()
+                assert (found.timeline, found.addresses) == ("2", (f"{other.host}:{other.port}",))
+            [concern] = found.concerns
+            assert concern.startswith(f"{one.host}:{one.port} takes writes as well, on the same timeline 2")
+            await asyncio.to_thread(other.stop)
+            for _ in range(2):
+                with pytest.raises(DatabaseUnavailable) as raised:
+                    await engine.health()
+            assert f"{one.host}:{one.port}: takes writes on timeline 2 as {other.host}:{other.port} did" in str(raised.value)
         finally:
             await engine.close()

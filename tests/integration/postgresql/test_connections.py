@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from broker.errors import DatabaseUnavailable
 from broker.model import LeaseNumber, Terms
 from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer
+from broker.testing.proxy import Proxy
 from broker_postgresql import Engine
 
 ORIGIN = Origin(broker="b1", boot="boot1")
@@ -194,6 +196,52 @@ async def test_hosts_are_tried_in_turn(fragile: PostgresServer) -> None:
     with pytest.raises(DatabaseUnavailable, match=f"127.0.0.1:{other}: "):
         await nowhere.open()
     await nowhere.close()
+
+
+async def test_silent_host_uses_up_nobodys_time(fragile: PostgresServer) -> None:
+    """Each host has a time limit of its own: one that accepts and never answers keeps nobody from the next; alone, it is named."""
+    async with Proxy(fragile.host, fragile.port) as silent, Proxy(fragile.host, fragile.port) as other:
+        for proxy in (silent, other):
+            proxy.stall()
+        hosts = f"127.0.0.1:{silent.port},127.0.0.1:{other.port},127.0.0.1:{fragile.port}"
+        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=1"
+        engine = Engine("silent", config(fragile, connection_url=url), ORIGIN)
+        found = await engine.open()
+        assert found.addresses == (f"127.0.0.1:{fragile.port}",)
+        await asyncio.to_thread(fragile.kill)
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await engine.create(await order(engine, 1))
+        for proxy in (silent, other):
+            assert f"127.0.0.1:{proxy.port}: TimeoutError" in str(raised.value)
+        other.resume()
+        await asyncio.to_thread(fragile.start)
+        assert (await engine.health()).writable
+        await engine.close()
+
+
+async def test_host_of_another_kind_is_passed_over(fragile: PostgresServer) -> None:
+    """A host where something else answers, and a name that nobody can look up, keep nobody from the next one."""
+    left = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        left.set()
+
+    stranger = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = stranger.sockets[0].getsockname()[1]
+    hosts = f"{'a' * 70}.invalid:1,127.0.0.1:{port},127.0.0.1:{fragile.port}"
+    url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=1"
+    engine = Engine("strange", config(fragile, connection_url=url), ORIGIN)
+    async with asyncio.timeout(BOUND_S):
+        assert (await engine.open()).writable
+        await left.wait()
+    await engine.close()
+    stranger.close()
+    await stranger.wait_closed()
 
 
 async def test_refused_login_names_no_password(fragile: PostgresServer) -> None:
