@@ -1,8 +1,8 @@
 """Logins that hide: let in before their user's login was turned off, and kept from showing by their own start-up options.
 
 Anyone may connect with `options='-c post_auth_delay=600 -c role=readers'`. The server checks the login, sleeps, and only then shows the
-session under its user; it would read with the group's rights long after its user is gone. Until then nothing shows but a lock on the
-database that it enters, held by a process without a user. Ordinary logins look the same for some milliseconds.
+session under its user; it would read with the group's rights long after its user is gone. Until then nothing shows but the lock of its
+transaction on itself, held by a process without a user. Ordinary logins look the same for some milliseconds.
 
 Whose such a login is, the server tells nobody; but whom it lets end it, it does. A user may end its own sessions and those of roles
 that it is a member of. So we act as the user, without its memberships where those lead to somebody who could log in, and try.

@@ -447,10 +447,12 @@ SELECT pg_is_in_recovery() AS standby, pg_postmaster_start_time()::text AS start
        ARRAY(SELECT r.oid FROM pg_roles r WHERE r.oid = ANY ($2::oid[]) AND r.rolcanlogin) AS open
 
 -- :name logins_in_progress
--- Processes that hold or await the lock of a starting session on its database and show no user yet. Prepared transactions have no pid.
+-- Processes in the transaction in which a session starts, which show no user yet: its lock on itself is all that there is of a login for
+-- physical replication, which enters no database. An autovacuum worker shows its database; what replays a standby's log counts from 0.
 SELECT l.pid, l.virtualtransaction AS attempt
 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'object' AND l.database = 0 AND l.classid = 'pg_database'::regclass AND l.pid IS NOT NULL AND a.usesysid IS NULL
+WHERE l.locktype = 'virtualxid' AND l.pid IS NOT NULL AND l.granted AND l.virtualtransaction NOT LIKE '%/0'
+  AND a.usesysid IS NULL AND a.datid IS NULL
 
 -- :name end_as_each
 -- As each of USERS (OIDs), tries to end PROCESSES (pids). What it changes of a role is undone with the subtransaction; signals are not.

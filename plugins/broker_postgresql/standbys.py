@@ -2,7 +2,9 @@
 
 A standby replays roles, not sessions: after NOLOGIN and DROP ROLE have arrived there, who is in stays in and reads. So each standby is
 asked how far it has replayed; from the place at which the login was off on the primary, nobody new gets in, and who is in, or hides in a
-login, is ended there. A standby that is away, lags, or takes writes itself keeps the users' revocation from being done.
+login, is ended there. A standby that is away, lags, or takes writes itself keeps the users' revocation from being done: its part is owed,
+and the user stays without login until then, since only while it exists its hidden logins there can be told from others'. One that was away
+is asked in the background until it answers, and meanwhile holds up nobody.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ _LAG_S = 2.0
 """How long a batch waits for a standby to catch up; the next attempt waits again."""
 _END_S = 2.0
 _PAUSE_S = 0.02
-_FIRST_AWAY_S, _LONGEST_AWAY_S = 5.0, 60.0
-"""How long one that was away is not asked again, doubled each time: meanwhile revocations are told at once."""
+_FIRST_AWAY_S, _LONGEST_AWAY_S = 2.0, 16.0
+"""How long one that was away is not asked again, doubled each time until it has done what a revocation wanted."""
 
 _BY_HAND = "/* on {place} */ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {oid}"
 _AWAY = "can't be reached ({why}), so sessions of the user may go on there; it is asked again, or take it off the connection's standbys"
@@ -80,8 +82,9 @@ class Standby:
         self._closed = False
         self._turn = asyncio.Lock()
         self._away_s = 0.0
-        self._away_until_s = float("-inf")
         self._why_away = ""
+        """Empty: it is not away, as far as is known."""
+        self._return: asyncio.Task[None] | None = None
 
     async def contain(self, oids: Sequence[int], primary: Position) -> dict[int, Trouble]:
         """Sees to it that the users can't get in and are not in; answers what is wrong with whom. Raises `DatabaseUnavailable`."""
@@ -94,13 +97,17 @@ class Standby:
     def close(self) -> None:
         """Closes the connection; one in use is closed after its use."""
         self._closed = True
+        if self._return is not None:
+            self._return.cancel()
+            self._return = None
+        self._why_away = ""
         session, self._session = self._session, None
         if session is not None:
             session.wire.terminate()
 
     def reopen(self) -> None:
-        """Lets a connection be kept again."""
-        self._closed = False
+        """Lets a connection be kept again, and has it asked again if it was away."""
+        self._closed, self._why_away = False, ""
 
     async def _contain(self, session: Session, oids: Sequence[int], primary: Position) -> dict[int, Trouble]:
         deadline_s, told = stopwatch_s() + _LAG_S, False
@@ -129,22 +136,33 @@ class Standby:
 
     async def _ask(self, work: Callable[[Session], Awaitable[T]]) -> T:
         async with self._turn:
-            return await self._ask_in_turn(work)
+            if self._why_away:
+                raise DatabaseUnavailable(self._why_away)
+            try:
+                async with asyncio.timeout(_LIMIT_S):
+                    answer = await self._over_connection(work)
+            except Exception as error:
+                if not is_foreseen(error):
+                    raise
+                self._note_away(error)
+                if not self._closed:
+                    self._return = asyncio.get_running_loop().create_task(self._come_back())
+                raise DatabaseUnavailable(self._why_away) from error
+            self._away_s = 0.0
+            return answer
 
-    async def _ask_in_turn(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        if stopwatch_s() < self._away_until_s:
-            raise DatabaseUnavailable(self._why_away)
-        try:
-            async with asyncio.timeout(_LIMIT_S):
-                answer = await self._over_connection(work)
-        except Exception as error:
-            if not is_foreseen(error):
-                raise
-            why = first_line(error) or f"no answer within {_LIMIT_S:g} s"
-            self._note_away(why)
-            raise DatabaseUnavailable(why) from error
-        self._away_s = 0.0
-        return answer
+    async def _come_back(self) -> None:
+        """Asks now and then until it lets us in, so that no revocation has to find out."""
+        while self._why_away:
+            await asyncio.sleep(self._away_s)
+            try:
+                async with asyncio.timeout(_LIMIT_S):
+                    session = await self._connector.connect_to_standby(*self._address, _PURPOSE)
+            except Exception as error:  # noqa: BLE001 - whatever it is, giving up would keep it away for ever
+                self._note_away(error)
+            else:
+                self._why_away = ""
+                self._keep(session)
 
     async def _over_connection(self, work: Callable[[Session], Awaitable[T]]) -> T:
         kept, self._session = self._session, None
@@ -163,16 +181,18 @@ class Standby:
         except BaseException:
             session.wire.terminate()
             raise
-        if self._closed:
+        self._keep(session)
+        return answer
+
+    def _keep(self, session: Session) -> None:
+        if self._closed or self._session is not None:
             session.wire.terminate()
         else:
             self._session = session
-        return answer
 
-    def _note_away(self, why: str) -> None:
-        self._why_away = why
+    def _note_away(self, error: Exception) -> None:
+        self._why_away = first_line(error) or f"no answer within {_LIMIT_S:g} s"
         self._away_s = min(max(_FIRST_AWAY_S, self._away_s * 2), _LONGEST_AWAY_S)
-        self._away_until_s = stopwatch_s() + self._away_s
 
 
 class Standbys:
@@ -253,12 +273,15 @@ async def _position(session: Session) -> Position:
 
 
 def _failed(outcome: Outcome, found: Mapping[str, Mapping[int, Trouble]], login: str) -> Outcome:
-    """The outcome, failed by the first standby that is in the user's way."""
-    for name, troubles in found.items():
-        trouble = troubles.get(int(outcome.identity)) if outcome.identity else None
-        if trouble is not None and outcome.error is None:
-            grant = (f"GRANT pg_signal_backend TO {identifier(login)}",) if trouble.powerless else ()
-            by_hand = _BY_HAND.format(place=name, oid=outcome.identity)
-            error = UserRemains(f"standby {name} {trouble.text}", remedy=(*grant, by_hand))
-            return Outcome(outcome.number, error, outcome.identity)
-    return outcome
+    """The outcome, failed by the standbys that are in the user's way; each of them is named."""
+    if outcome.error is not None or not outcome.identity:
+        return outcome
+    oid = int(outcome.identity)
+    owed = {name: troubles[oid] for name, troubles in found.items() if oid in troubles}
+    if not owed:
+        return outcome
+    powerless = any(trouble.powerless for trouble in owed.values())
+    grant = (f"GRANT pg_signal_backend TO {identifier(login)}",) if powerless else ()
+    by_hand = (_BY_HAND.format(place=name, oid=oid) for name in owed)
+    text = "; ".join(f"standby {name} {trouble.text}" for name, trouble in owed.items())
+    return Outcome(outcome.number, UserRemains(text, remedy=(*grant, *by_hand)), outcome.identity)
