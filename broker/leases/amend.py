@@ -67,18 +67,29 @@ async def end(parts: Parts, connection: Connection, findings: Sequence[Finding])
 
 
 async def turn_on(parts: Parts, engine: Engine, findings: Sequence[Finding]) -> frozenset[LeaseNumber]:
-    """Lets the users of active leases log in until these end; answers the numbers of those for whom it worked."""
-    numbers = {finding.user.number for finding in findings} - parts.busy
+    """Lets the users of active leases log in until these end; answers the numbers of those for whom it worked.
+
+    Raises `DatabaseUnavailable`; some may be turned on then.
+    """
+    found = {finding.user.number: finding.lease for finding in findings}
+    numbers = found.keys() - parts.busy - parts.renewing
     parts.busy |= numbers
     try:
         # Read once more now that revocation leaves them alone: a login must not be turned on after it was turned off.
-        active = [lease for lease in await parts.store.leases(numbers) if lease.state is LeaseState.ACTIVE]
-        if not active:
-            return frozenset()
-        outcomes = await engine.enable([_extension(parts, lease) for lease in active])
-        return frozenset(outcome.number for outcome in outcomes if outcome.error is None)
+        leases = [lease for lease in await parts.store.leases(numbers) if _still_active(found[lease.number], lease)]
+        size = max(1, engine.traits.users_per_batch)
+        done: set[LeaseNumber] = set()
+        for start in range(0, len(leases), size):
+            outcomes = await engine.enable([_extension(parts, lease) for lease in leases[start : start + size]])
+            done.update(outcome.number for outcome in outcomes if outcome.error is None)
+        return frozenset(done)
     finally:
         parts.busy -= numbers
+
+
+def _still_active(before: Lease | None, now: Lease) -> bool:
+    """Whether nobody has claimed it, either: whoever did looks only afterwards who is busy with it, and may have looked already."""
+    return before is not None and now.state is LeaseState.ACTIVE and now.epoch == before.epoch
 
 
 def _extension(parts: Parts, lease: Lease) -> Extension:

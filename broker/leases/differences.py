@@ -11,15 +11,19 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from broker.catalog.connections import Connection
 from broker.engines.protocol import Engine, Seen, Standing, User
+from broker.errors import SealBroken
 from broker.leases import lifecycle
 from broker.leases.parts import Parts
 from broker.model import Lease, LeaseNumber, LeaseState, Stage, Terms
 
 PAGE = 500
 _EARLY_MS = 60_000
-"""The database's clock is not ours; ends that are closer than this are the same."""
+"""A request takes its time, and clocks drift; ends that are closer than this are the same."""
 _COMPARED = (LeaseState.ACTIVE, LeaseState.PREPARED)
 
 
@@ -34,6 +38,8 @@ class Kind(StrEnum):
     """Its lease was taken off the books by force, and the user was left in the database."""
     FORGED = "forged_marker"
     """Its marker has this broker's form, and no lease of this name could have it."""
+    UNREADABLE = "unreadable_lease"
+    """Its lease is in the store and does not open: the row was damaged."""
     ELSEWHERE = "elsewhere"
     """Its lease belongs to a connection to another database cluster, of which this one must be a copy, or to none any longer."""
     MISSING = "missing_user"
@@ -46,8 +52,7 @@ class Kind(StrEnum):
     """The lease is active, and the database would refuse its user before it ends."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One difference. `lease` is None where the store has none."""
 
     kind: Kind
@@ -71,6 +76,8 @@ class Comparison:
     connection: Connection
     engine: Engine
     compared: Compared = field(default_factory=Compared)
+    ahead_ms: int = 0
+    """By how much the database's clock is ahead of ours, as it was when its leases began to be compared."""
 
     async def users(self) -> AsyncIterator[list[Finding]]:
         """Users of the database about whom the store says otherwise, page by page. Raises `DatabaseUnavailable`, `StoreUnavailable`."""
@@ -85,6 +92,8 @@ class Comparison:
 
     async def leases(self) -> AsyncIterator[list[Finding]]:
         """Leases whose users the database has otherwise, page by page. Raises what `users` does."""
+        if self.engine.traits.server_expiry:
+            self.ahead_ms = (await self.engine.health()).server_time_ms - self.parts.store.now_ms()
         for state in _COMPARED:
             beyond: Lease | None = None
             while page := await self.parts.store.leases_at(self.connection.number, state, beyond=beyond, limit=PAGE):
@@ -98,10 +107,25 @@ class Comparison:
         if not first:
             return []
         doubtful = {finding.user.name: finding.kind for finding in first}
-        asked = {finding.user.number: finding.user for finding in first if finding.user.number}
-        there = {standing.number for standing in await self.engine.look_up(list(asked.values()))} if asked else set()
-        again = [(seen, number) for seen, number in claimed if seen.name in doubtful and (number is None or number in there)]
-        return [finding for finding in await self._judged(again) if doubtful[finding.user.name] is finding.kind]
+        standings = await self._look_up([finding.user for finding in first if finding.user.number])
+        # By identity too: of two users with the same marker one may be gone.
+        there = {(standing.number, standing.identity) for standing in standings}
+        again = [
+            (seen, number)
+            for seen, number in claimed
+            if seen.name in doubtful and (number is None or (number, seen.identity) in there)
+        ]
+        second = [finding for finding in await self._judged(again) if doubtful[finding.user.name] is finding.kind]
+        return [await self._told_apart(finding) for finding in second]
+
+    async def _told_apart(self, finding: Finding) -> Finding:
+        """Lists of leases pass over a row that does not open: its user is not one that the store does not know."""
+        if finding.kind is Kind.UNKNOWN:
+            try:
+                await self.parts.store.lease(finding.user.number)
+            except SealBroken:
+                return replace(finding, kind=Kind.UNREADABLE)
+        return finding
 
     async def _judged(self, claimed: Sequence[tuple[Seen, LeaseNumber | None]]) -> list[Finding]:
         leases = await self._leases({number for _, number in claimed if number is not None})
@@ -142,11 +166,12 @@ class Comparison:
 
     async def _differing(self, leases: Sequence[Lease]) -> list[Finding]:
         # Read before who is busy: an active lease that nobody is busy with has been given its login.
-        settled = [lease for lease in leases if lease.number not in self.parts.busy and not self._over(lease)]
+        unsettled = self.parts.busy | self.parts.renewing
+        settled = [lease for lease in leases if lease.number not in unsettled and not self._over(lease)]
         if not settled:
             return []
         users = {lease.number: self.parts.markers.of(lease) for lease in settled}
-        found = {standing.number: standing for standing in await self.engine.look_up(list(users.values()))}
+        found = {standing.number: standing for standing in await self._look_up(list(users.values()))}
         kinds = ((lease, self._judge_lease(lease, found.get(lease.number))) for lease in settled)
         return [Finding(kind=kind, user=users[lease.number], lease=lease) for lease, kind in kinds if kind is not None]
 
@@ -157,16 +182,27 @@ class Comparison:
             return Kind.LOGIN_ON if standing.can_login else None
         if not standing.can_login:
             return Kind.LOGIN_OFF
-        early = standing.expires_ms is not None and standing.expires_ms < lifecycle.ends_ms(lease) - _EARLY_MS
+        ends_ms = lifecycle.ends_ms(lease) + self.ahead_ms
+        early = standing.expires_ms is not None and standing.expires_ms < ends_ms - _EARLY_MS
         return Kind.ENDS_EARLY if early else None
 
     def _over(self, lease: Lease) -> bool:
         """Whether it is about to be ended anyway."""
         return lease.state is LeaseState.ACTIVE and lifecycle.ends_ms(lease) <= self.parts.store.now_ms()
 
+    async def _look_up(self, users: Sequence[User]) -> list[Standing]:
+        size = max(1, self.engine.traits.users_per_batch)
+        slices = [users[start : start + size] for start in range(0, len(users), size)]
+        return [standing for some in slices for standing in await self.engine.look_up(some)]
+
     async def _leases(self, numbers: Collection[LeaseNumber]) -> Mapping[LeaseNumber, Lease]:
         return {lease.number: lease for lease in await self.parts.store.leases(numbers)} if numbers else {}
 
 
 def _same(before: Lease | None, now: Lease) -> bool:
-    return before is not None and (before.state, before.epoch) == (now.state, now.epoch)
+    """Whether it was neither moved, nor claimed, nor renewed."""
+    return before is not None and _version(before) == _version(now)
+
+
+def _version(lease: Lease) -> tuple[object, ...]:
+    return lease.state, lease.epoch, lease.due_ms, lease.facts.expires_ms

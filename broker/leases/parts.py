@@ -37,6 +37,8 @@ class Parts:
     settings: LeaseSettings
     metrics: Metrics
     busy: set[LeaseNumber] = field(default_factory=set)
+    renewing: set[LeaseNumber] = field(default_factory=set)
+    """Leases whose end a call of this process is moving, in the database first: meanwhile that and the store differ."""
     wake_expiry: Callable[[], None] = _nothing
     """Tells the expiry that something fell due before it meant to look again."""
     issuing: int = 0

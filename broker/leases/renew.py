@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -13,8 +16,11 @@ from broker.leases.issue import Issuer
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.ttl import resolve
-from broker.model import NO_TOKEN, Lease, LeaseState
+from broker.leases.turns import Turns
+from broker.model import NO_TOKEN, Lease, LeaseNumber, LeaseState
 from broker.store.protocol import Move
+
+_BUSY_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,7 @@ class Renewer:
     def __init__(self, parts: Parts, issuer: Issuer) -> None:
         self._parts = parts
         self._issuer = issuer
+        self._turns = Turns()
 
     async def renew(self, lease_id: str, increment_s: int) -> Renewed:
         """The lease lives `increment_s` seconds from now (0: the role's default), as far as its caps allow.
@@ -40,8 +47,26 @@ class Renewer:
         At its maximum it answers the shrinking rest with a warning, not an error. The database's own expiry moves before the
         lease's does; when that fails the lease keeps its time. Raises `InvalidRequest` in Vault's words, `EngineError`.
         """
+        number = self._parts.ids.lease_number(lease_id)
+        if number is None:
+            raise InvalidRequest("lease not found")
+        async with self._alone(number):
+            return await self._renew(await self._renewable(number), lease_id, increment_s)
+
+    @asynccontextmanager
+    async def _alone(self, number: LeaseNumber) -> AsyncIterator[None]:
+        """Whoever else sets the expiry in the database would undo the one that comes first: others' renewals, logins turned on anew."""
+        async with self._turns.take(str(number).encode()):
+            while number in self._parts.busy:  # noqa: ASYNC110 - a mark that others take away, for a moment
+                await asyncio.sleep(_BUSY_AGAIN_S)
+            self._parts.renewing.add(number)
+            try:
+                yield
+            finally:
+                self._parts.renewing.discard(number)
+
+    async def _renew(self, lease: Lease, lease_id: str, increment_s: int) -> Renewed:
         parts = self._parts
-        lease = await self._renewable(lease_id)
         role = parts.catalog.role(lease.facts.role)
         if role is None:
             raise InvalidRequest(f'error during renew: could not find role with name "{lease.facts.role}"')
@@ -73,9 +98,8 @@ class Renewer:
             raise InvalidRequest("lease expired")
         return Renewed(lease_id=lease_id, ttl_s=ttl.seconds, renewable=True, warnings=ttl.warnings)
 
-    async def _renewable(self, lease_id: str) -> Lease:
-        number = self._parts.ids.lease_number(lease_id)
-        lease = None if number is None else await self._parts.store.lease(number)
+    async def _renewable(self, number: LeaseNumber) -> Lease:
+        lease = await self._parts.store.lease(number)
         if lease is None or not lifecycle.live(lease.state):
             raise InvalidRequest("lease not found")
         if lease.state is LeaseState.STUCK:
