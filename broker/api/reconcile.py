@@ -41,7 +41,11 @@ class ConnectionReconciled(BaseModel):
     leases: int = Field(description="Leases of the store that were compared.")
     found: dict[str, int] = Field(description="How many differ, by kind.")
     amended: dict[str, int] = Field(description="About how many of them something was done, by kind.")
-    differences: list[Difference] = Field(description="The first hundred.")
+    differences: list[Difference] = Field(
+        description="The first of them: a hundred of a connection, a thousand in all, at most."
+    )
+    left_out: int = Field(description="How many differ beyond those.")
+    sessions_ended: int = Field(description="Sessions of users that no longer exist, which were ended; a dry run ends none.")
     concerns: list[str] = Field(description="What is wrong in the database, or soon will be, in sentences.")
     error: str = Field(description="Why it was not compared to the end; empty where it was.")
 

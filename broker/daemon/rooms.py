@@ -183,7 +183,7 @@ def lease_room(ground: Ground, trail: Trail, catalog: Catalog, opened: contextli
     opened.push_async_callback(failover.stop)
     sweeper = Sweeper(parts)
     opened.push_async_callback(sweeper.stop)
-    reconciler = Reconciler(parts)
+    reconciler = Reconciler(parts, sweeper)
     opened.push_async_callback(reconciler.stop)
     return LeaseRoom(
         parts=parts,

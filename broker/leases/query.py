@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from broker.errors import InvalidRequest
 from broker.leases import lifecycle
 from broker.leases.parts import Parts
-from broker.model import Lease, LeaseId, LeaseNumber, LeaseState
+from broker.model import Lease, LeaseNumber, LeaseState
 
 _KEYS_MOST = 100_000
 
@@ -46,10 +46,6 @@ class Query:
         if lease is None or not lifecycle.live(lease.state):
             raise InvalidRequest("invalid lease")
         return self._view(lease)
-
-    def lease_id(self, lease: Lease) -> LeaseId:
-        """What clients know the lease by."""
-        return self._parts.ids.lease_id(lease.facts.path, lease.number)
 
     async def keys_under(self, prefix: str) -> list[str]:
         """One level of names below a path: folders end in `/`; under a role's path, the last parts of lease ids (100,000 at most)."""

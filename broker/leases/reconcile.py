@@ -1,7 +1,8 @@
 """Reconcile: what the databases hold and what the store says are compared, by a job and when asked, and put right as far as told.
 
 The job does what no doubt is possible about, and tells of the rest: in the log once per change, in a metric always, in the audit log
-whatever was done. Runs go one after the other.
+whatever was done. Runs go one after the other; in each some connections at once, so that one that hangs does not delay the others.
+Memory is that of a page for each of them, however many users there are and however many differ.
 """
 
 from __future__ import annotations
@@ -17,21 +18,36 @@ import structlog
 from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import Connection
 from broker.engines.guard import Guard
-from broker.errors import AuditUnavailable, BrokerError, EngineError, InvalidRequest, LimitExceeded
+from broker.engines.protocol import Swept
+from broker.errors import AuditUnavailable, BrokerError, EngineError, InvalidRequest, LimitExceeded, UserRemains
 from broker.leases import amend, records
 from broker.leases.amend import Scope
 from broker.leases.differences import Compared, Comparison, Finding, Kind
 from broker.leases.parts import Parts
+from broker.leases.sweep import Sweeper
+from broker.leases.turns import Turns
 from broker.model import ConnectionNumber, LeaseState
 from broker.secret import random_below
 
-SHOWN = 100
-"""So many users of each connection are named in a report; all are counted."""
+SHOWN, SHOWN_IN_ALL = 100, 1_000
+"""So many users of each connection, and of all in a run, are named; all are counted."""
+_AT_ONCE = 4
+"""Connections compared at the same time."""
 _GIVE_WAY_S = 0.02
 _FIRST_MS = 300_000
 _LOOK_MS = 1_000
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One difference, as it is shown. Not the finding: a report is kept, and a prepared user's lease has its password."""
+
+    kind: Kind
+    username: str
+    lease_id: str
+    """Empty where the store has no such lease."""
 
 
 @dataclass(slots=True)
@@ -42,11 +58,18 @@ class Report:
     compared: Compared = field(default_factory=Compared)
     found: Counter[Kind] = field(default_factory=Counter)
     amended: Counter[Kind] = field(default_factory=Counter)
-    named: list[Finding] = field(default_factory=list)
+    named: list[Named] = field(default_factory=list)
+    swept: Sequence[Swept] = ()
+    """What became of the sessions of users that no longer exist; empty in a run that changes nothing."""
     concerns: Sequence[str] = ()
     """See `Engine.inspect`."""
     error: str = ""
     """Why it was not compared to the end."""
+
+    @property
+    def left_out(self) -> int:
+        """How many differences are counted and not named."""
+        return self.found.total() - len(self.named)
 
 
 @dataclass(slots=True)
@@ -66,14 +89,22 @@ class Run:
         """How many users and leases were compared so far."""
         return sum(report.compared.users + report.compared.leases for report in self.reports)
 
+    @property
+    def room(self) -> int:
+        """How many more differences may be named."""
+        return SHOWN_IN_ALL - sum(len(report.named) for report in self.reports)
+
 
 class Reconciler:
     """Compares and puts right."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, sweeper: Sweeper) -> None:
         self._parts = parts
+        self._sweeper = sweeper
         self._next_ms: int | None = None
         self._turn = asyncio.Lock()
+        self._clusters = Turns()
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
         self._told: dict[ConnectionNumber, tuple[object, ...]] = {}
         self._concerns: dict[ConnectionNumber, Sequence[str]] = {}
@@ -89,7 +120,7 @@ class Reconciler:
             self._next_ms = now + random_below(min(every_ms, _FIRST_MS))
         if now >= self._next_ms:
             self._next_ms = now + every_ms - every_ms // 10 + random_below(every_ms // 5 + 1)
-            await self._carry_out(Run(Scope.SAFE, self._parts.catalog.connections()))
+            await self._carry_out(Run(Scope.SAFE, self._parts.catalog.connections(), started_ms=now))
         return _LOOK_MS
 
     def start(self, connection: str, scope: Scope) -> Run:
@@ -116,13 +147,13 @@ class Reconciler:
 
     async def _carry_out(self, run: Run) -> None:
         async with self._turn:
-            run.started_ms = self._parts.store.now_ms()
             try:
                 for connection in run.connections:
                     tally = await self._parts.store.tally(connection.number)
                     run.expected += tally[LeaseState.ACTIVE] + tally[LeaseState.PREPARED]
-                for connection in run.connections:
-                    await self._reconcile(run, connection)
+                async with asyncio.TaskGroup() as group:
+                    for connection in run.connections:
+                        group.create_task(self._reconcile(run, connection))
             except BrokerError as error:
                 run.reports.append(Report("", error=str(error)))
                 log.warning("reconciling was cut short", error=str(error))
@@ -130,28 +161,53 @@ class Reconciler:
                 run.ended_ms = self._parts.store.now_ms()
 
     async def _reconcile(self, run: Run, connection: Connection) -> None:
+        """Compares one connection; whatever goes wrong with it stands in its report, and stops no other."""
         report = Report(connection.name)
         run.reports.append(report)
         try:
-            engine = await self._parts.catalog.engine_for(connection)
-            comparison = Comparison(self._parts, connection, engine, report.compared)
-            for pages in (comparison.users(), comparison.leases()):
-                async for findings in pages:
-                    if findings:
-                        await self._take(run.scope, connection, engine, report, findings)
-                    await asyncio.sleep(_GIVE_WAY_S if self._parts.issuing else 0)
-            if engine.traits.inspects:
-                report.concerns = await _inspected(engine)
+            async with self._places:
+                engine = await self._parts.catalog.engine_for(connection)
+            connection = self._now(connection)
+            # Of several connections to one cluster each lists the users of all: a user must not be adopted by two of them.
+            async with self._clusters.take((connection.cluster or str(connection.number)).encode()), self._places:
+                await self._compare(run, report, connection, engine)
         except BrokerError as error:
             report.error = str(error)
+        except Exception:
+            log.exception("reconciling broke", connection=connection.name)
+            report.error = "an internal error: see the broker's log"
         self._tell(connection, report)
 
-    async def _take(
+    def _now(self, connection: Connection) -> Connection:
+        """As it is known by now: that it was opened may have told which cluster it leads to."""
+        return next((each for each in self._parts.catalog.connections() if each.number == connection.number), connection)
+
+    async def _compare(self, run: Run, report: Report, connection: Connection, engine: Guard) -> None:
+        comparison = Comparison(self._parts, connection, engine, report.compared)
+        for pages in (comparison.users(), comparison.leases()):
+            async for findings in pages:
+                if findings:
+                    self._note(run, report, findings)
+                    await self._put_right(run.scope, connection, engine, report, findings)
+                await asyncio.sleep(_GIVE_WAY_S if self._parts.issuing else 0)
+        if run.scope is not Scope.NOTHING:
+            report.swept = await self._sweeper.sweep(connection)
+        if engine.traits.inspects:
+            report.concerns = await _inspected(engine)
+
+    def _note(self, run: Run, report: Report, findings: Sequence[Finding]) -> None:
+        """Counts a page's findings, and names them while there is room."""
+        report.found.update(finding.kind for finding in findings)
+        room = max(0, min(SHOWN - len(report.named), run.room))
+        report.named += [Named(finding.kind, finding.user.name, self._lease_id(finding)) for finding in findings[:room]]
+
+    def _lease_id(self, finding: Finding) -> str:
+        return "" if finding.lease is None else self._parts.ids.lease_id(finding.lease.facts.path, finding.lease.number)
+
+    async def _put_right(
         self, scope: Scope, connection: Connection, engine: Guard, report: Report, findings: Sequence[Finding]
     ) -> None:
-        """Counts a page's findings, and does about them what may be done."""
-        report.found.update(finding.kind for finding in findings)
-        report.named += findings[: SHOWN - len(report.named)]
+        """Does about a page's findings what may be done. Raises `AuditUnavailable`, `StoreUnavailable`, `DatabaseUnavailable`."""
         wanted = [finding for finding in findings if amend.amendable(finding, scope)]
         ending = [finding for finding in wanted if finding.kind not in amend.ACCESS]
         opening = [finding for finding in wanted if finding.kind in amend.ACCESS]
@@ -181,7 +237,7 @@ class Reconciler:
         answers = [
             AuditResponse(
                 mount=records.MOUNT,
-                lease_id="" if finding.lease is None else parts.ids.lease_id(finding.lease.facts.path, finding.lease.number),
+                lease_id=self._lease_id(finding),
                 data={"username": finding.user.name, "identity": finding.user.identity, "reason": str(finding.kind)},
             )
             for finding in findings
@@ -203,9 +259,9 @@ class Reconciler:
         if report.error:
             log.warning("connection was not reconciled", connection=connection.name, error=report.error)
         elif report.found:
-            first = report.named[0]
+            first = report.named[0].username if report.named else ""
             counts = {str(kind): count for kind, count in report.found.items()}
-            log.warning("database and store differ", connection=connection.name, first=first.user.name, **counts)
+            log.warning("database and store differ", connection=connection.name, first=first, **counts)
         else:
             log.info("database and store agree", connection=connection.name)
 
@@ -215,6 +271,23 @@ class Reconciler:
             if concern not in self._concerns.get(connection.number, ()):
                 log.warning("database needs care", connection=connection.name, concern=concern)
         self._concerns[connection.number] = concerns
+
+
+def unswept(report: Report) -> list[str]:
+    """What of the sessions of users that no longer exist goes on, or could not be looked for, in sentences.
+
+    A login that may not end such sessions is told by the sweep itself, and is no news while there are none.
+    """
+    failed = [each for each in report.swept if each.error and (each.identity or not isinstance(each.error, UserRemains))]
+    return [": ".join((*_whose(each), str(each.error), *_remedy(each.error))) for each in failed]
+
+
+def _whose(swept: Swept) -> list[str]:
+    return [part for part in (swept.place, f"user {swept.identity}" if swept.identity else "") if part]
+
+
+def _remedy(error: EngineError | None) -> Sequence[str]:
+    return error.remedy if isinstance(error, UserRemains) else ()
 
 
 async def _inspected(engine: Guard) -> Sequence[str]:

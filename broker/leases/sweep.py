@@ -15,7 +15,7 @@ import structlog
 from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import Connection
 from broker.engines.protocol import Swept
-from broker.errors import AuditUnavailable, BrokerError, Unavailable, UserRemains
+from broker.errors import AuditUnavailable, BrokerError, EngineError, Unavailable, UserRemains
 from broker.leases import records
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber
@@ -33,7 +33,7 @@ class Sweeper:
 
     parts: Parts
     _due_ms: dict[ConnectionNumber, int] = field(default_factory=dict)
-    _running: dict[ConnectionNumber, asyncio.Task[None]] = field(default_factory=dict)
+    _running: dict[ConnectionNumber, asyncio.Task[Sequence[Swept]]] = field(default_factory=dict)
     _told: dict[ConnectionNumber, frozenset[str]] = field(default_factory=dict)
     """What was wrong at the last sweep of a connection: said once, not every time."""
     _unrecorded: list[bytes] = field(default_factory=list)
@@ -53,6 +53,12 @@ class Sweeper:
                 self._start(connection)
         return every_ms
 
+    async def sweep(self, connection: Connection) -> Sequence[Swept]:
+        """Sweeps one connection now, or as soon as a sweep of it has ended that may have looked too early; answers what came of it."""
+        while (running := self._running.get(connection.number)) is not None:
+            await asyncio.wait([running])
+        return await self._start(connection)
+
     async def stop(self) -> None:
         """Ends the sweeps where they are."""
         running = list(self._running.values())
@@ -60,23 +66,24 @@ class Sweeper:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def _start(self, connection: Connection) -> None:
+    def _start(self, connection: Connection) -> asyncio.Task[Sequence[Swept]]:
         task = asyncio.get_running_loop().create_task(self._sweep(connection))
         self._running[connection.number] = task
         task.add_done_callback(lambda _: self._running.pop(connection.number))
+        return task
 
-    async def _sweep(self, connection: Connection) -> None:
+    async def _sweep(self, connection: Connection) -> Sequence[Swept]:
         async with self._places:
             try:
                 engine = await self.parts.catalog.engine_for(connection)
                 swept = await engine.sweep()
             except BrokerError as error:
-                self._tell(connection, [(error, Swept())])
-                return
+                swept = [Swept(error=error if isinstance(error, EngineError) else EngineError(str(error)))]
         self._tell(connection, [(each.error, each) for each in swept if each.error is not None])
         await self._record(connection, [each for each in swept if each.error is None])
+        return swept
 
-    def _tell(self, connection: Connection, failed: Sequence[tuple[BrokerError, Swept]]) -> None:
+    def _tell(self, connection: Connection, failed: Sequence[tuple[EngineError, Swept]]) -> None:
         """Logs what is wrong now and was not the last time."""
         before, now = self._told.get(connection.number, frozenset()), set()
         for error, about in failed:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from broker.api.reconcile import ConnectionReconciled, Difference, Reconciled, ReconcileOrder
 from broker.audit.entry import rfc3339
 from broker.leases.amend import Scope
-from broker.leases.differences import Finding
-from broker.leases.reconcile import Report, Run
+from broker.leases.reconcile import Report, Run, unswept
 from broker.server.router import Call, Reply, Table
 
 TABLE = Table()
@@ -21,17 +20,17 @@ async def start(call: Call) -> Reply:
     order = call.decode(ReconcileOrder).checked()
     safe = Scope.ALL if order.drop_unknown else Scope.SAFE
     run = call.services.reconciler.start(order.connection, Scope.NOTHING if order.dry_run else safe)
-    return Reply(status=202, data=_shown(call, run))
+    return Reply(status=202, data=_shown(run))
 
 
 @TABLE.add("read", "sys/reconcile", gives=Reconciled)
 async def read(call: Call) -> Reply:
     """How the last comparison that was asked for goes, or what came of it."""
     run = call.services.reconciler.latest
-    return Reply(data=_IDLE.model_dump() if run is None else _shown(call, run))
+    return Reply(data=_IDLE.model_dump() if run is None else _shown(run))
 
 
-def _shown(call: Call, run: Run) -> dict[str, object]:
+def _shown(run: Run) -> dict[str, object]:
     return Reconciled(
         state="running" if run.ended_ms is None else "done",
         dry_run=run.scope is Scope.NOTHING,
@@ -40,24 +39,20 @@ def _shown(call: Call, run: Run) -> dict[str, object]:
         ended=None if run.ended_ms is None else rfc3339(run.ended_ms),
         expected=max(2 * run.expected, run.compared),
         compared=run.compared,
-        connections=[_connection(call, report) for report in run.reports],
+        connections=[_connection(report) for report in run.reports],
     ).model_dump()
 
 
-def _connection(call: Call, report: Report) -> ConnectionReconciled:
+def _connection(report: Report) -> ConnectionReconciled:
     return ConnectionReconciled(
         connection=report.connection,
         users=report.compared.users,
         leases=report.compared.leases,
         found={str(kind): count for kind, count in sorted(report.found.items())},
         amended={str(kind): count for kind, count in sorted(report.amended.items())},
-        differences=[_difference(call, finding) for finding in report.named],
-        concerns=list(report.concerns),
+        differences=[Difference(kind=named.kind, username=named.username, lease_id=named.lease_id) for named in report.named],
+        left_out=report.left_out,
+        sessions_ended=sum(each.sessions for each in report.swept if each.error is None),
+        concerns=[*report.concerns, *unswept(report)],
         error=report.error,
     )
-
-
-def _difference(call: Call, finding: Finding) -> Difference:
-    lease = finding.lease
-    lease_id = "" if lease is None else call.services.query.lease_id(lease)
-    return Difference(kind=finding.kind, username=finding.user.name, lease_id=lease_id)

@@ -11,6 +11,7 @@ import structlog
 from broker.errors import AuditUnavailable, DatabaseUnavailable, InvalidRequest, LimitExceeded
 from broker.leases.amend import Scope
 from broker.leases.reconcile import Reconciler
+from broker.leases.sweep import Sweeper
 from broker.model import LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move
 
@@ -19,7 +20,7 @@ NOTHING, SAFE, ALL = Scope.NOTHING, Scope.SAFE, Scope.ALL
 
 async def compare(rig: Any, scope: Scope = NOTHING) -> dict[str, int]:
     """What a run over the connection `main` finds, by kind."""
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     run = reconciler.start("main", scope)
     await reconciler._task  # type: ignore[misc]  # it was just started
     assert run.ended_ms is not None
@@ -109,7 +110,7 @@ async def test_no_login_is_turned_on_off_the_record(rig: Any) -> None:
     back = await gone(rig, await rig.token())
     rig.server().remove(missing.username)
     rig.fail("before audit.record", AuditUnavailable())
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     run = reconciler.start("main", SAFE)
     await reconciler._task  # type: ignore[misc]  # it was just started
     assert run.reports[0].error
@@ -148,7 +149,7 @@ async def test_crash_while_unknown_users_go_loses_none(rig: Any, point: str) -> 
     number = LeaseNumber(rig.boot.parts.numbers.next())
     rig.server().add("v-lost", rig.boot.parts.markers.marker(number, "v-lost"))
     rig.do(point, lambda: setattr(rig, "dead", True))
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     reconciler.start("main", ALL)
     with pytest.raises(BaseException):  # noqa: B017, PT011 - the process ends here
         await reconciler._task  # type: ignore[misc]  # it was just started
@@ -240,7 +241,7 @@ async def test_store_restored_to_an_older_copy(rig: Any) -> None:
 async def test_job_comes_by_interval_and_says_changes_once(rig: Any) -> None:
     """It runs within five minutes of the start, then about every `leases.reconcile`; the same differences are told once."""
     rig.server().add("forged", f"broker:v1:{rig.boot.sqlite.broker_id}:77:{'0' * 32}")
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     said = []
     for _ in range(3):
         with structlog.testing.capture_logs() as logged:
@@ -254,7 +255,7 @@ async def test_job_comes_by_interval_and_says_changes_once(rig: Any) -> None:
 async def test_runs_that_were_asked_for_do_not_pile_up(rig: Any) -> None:
     """A second one is refused while the first goes on; a connection that is none is named."""
     gate = rig.hold("before store.leases_at")
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     reconciler.start("", NOTHING)
     await gate.entered.wait()
     with pytest.raises(LimitExceeded):
@@ -270,7 +271,7 @@ async def test_database_that_is_away_is_reported_and_nothing_ended(rig: Any) -> 
     issued = await rig.issue(await rig.token())
     rig.fail("before main.look_up", DatabaseUnavailable("away"))
     rig.server().accounts.pop(issued.username)
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     run = reconciler.start("main", ALL)
     await reconciler._task  # type: ignore[misc]  # it was just started
     assert "away" in run.reports[0].error
@@ -279,7 +280,7 @@ async def test_database_that_is_away_is_reported_and_nothing_ended(rig: Any) -> 
 
 async def test_what_is_wrong_in_the_database_is_told_once(rig: Any) -> None:
     """Each of the engine's sentences is logged when it is new, counted at every look, and forgotten when it is no longer true."""
-    reconciler, server = Reconciler(rig.boot.parts), rig.server()
+    reconciler, server = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts)), rig.server()
     gauge = rig.boot.parts.metrics.reconcile_concerns.labels("main")
 
     async def told() -> list[str]:
@@ -306,7 +307,7 @@ async def test_database_that_can_not_be_looked_into_is_compared(rig: Any) -> Non
     issued = await rig.issue(await rig.token())
     rig.server().remove(issued.username)
     rig.fail("before main.inspect", DatabaseUnavailable("the catalogue is too large"))
-    reconciler = Reconciler(rig.boot.parts)
+    reconciler = Reconciler(rig.boot.parts, Sweeper(rig.boot.parts))
     run = reconciler.start("main", NOTHING)
     await reconciler._task  # type: ignore[misc]  # it was just started
     [report] = run.reports

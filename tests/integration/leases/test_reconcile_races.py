@@ -1,0 +1,281 @@
+"""Reconciling while leases are issued, handed out, renewed, revoked and expire: nothing sound is taken for a difference, or ended.
+
+A run goes to its end while something else happens between any two of its calls, whole or half: begun at one call of the run, held at a
+call of its own, let go on some calls of the run later. Which, hypothesis says; always the same ones here, others with another seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.errors import BrokerError
+from broker.leases.amend import Scope
+from broker.leases.issue import Issued
+from broker.leases.lifecycle import ends_ms
+from broker.leases.reconcile import Reconciler, Run
+from broker.leases.settings import LeaseSettings
+from broker.leases.sweep import Sweeper
+from broker.model import LeaseNumber, LeaseState
+from broker.store.protocol import TokenEnd
+
+ROUNDS = 20
+LONGEST_RUN, LONGEST_ACT = 50, 14
+"""Calls of store, audit log and engine that a run, or what happens meanwhile, makes about at most."""
+BRIEF_S, LONG_S, SHORT_S = 60, 7_200, 600
+_patience_s = 0.2
+_meanwhile: ContextVar[bool] = ContextVar("meanwhile", default=False)
+
+
+@dataclass(slots=True)
+class Everywhere:
+    """Stands in for the rig's plans: every call of every room comes here before and after it is made."""
+
+    at: Callable[[], Awaitable[None]]
+
+    def get(self, _point: str, _default: object = ()) -> list[Callable[[], Awaitable[None]]]:
+        return [self.at]
+
+    def clear(self) -> None:
+        """The rig is being stopped."""
+
+
+@dataclass(slots=True)
+class Interleaving:
+    """What happens during a run, and where."""
+
+    act: Callable[[], Awaitable[None]]
+    begins: int
+    """At which of the run's calls."""
+    held: int
+    """At which of its own calls it waits; 0: at none."""
+    released: int
+    """How many calls of the run later it goes on."""
+    run_calls: int = 0
+    act_calls: int = 0
+    task: asyncio.Task[None] | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def at(self) -> None:
+        if _meanwhile.get():
+            self.act_calls += 1
+            if self.act_calls == self.held:
+                self.entered.set()
+                await self.opened.wait()
+            return
+        self.run_calls += 1
+        if self.run_calls == self.begins:
+            self.task = asyncio.get_running_loop().create_task(self._acts())
+            # It may have to wait for this very call: then it goes on beside the run.
+            entered = asyncio.ensure_future(self.entered.wait())
+            await asyncio.wait([self.task, entered], timeout=_patience_s, return_when=asyncio.FIRST_COMPLETED)
+            entered.cancel()
+        if self.run_calls == self.begins + self.released:
+            self.opened.set()
+
+    async def ended(self) -> None:
+        self.opened.set()
+        if self.task is not None:
+            await self.task
+
+    async def _acts(self) -> None:
+        _meanwhile.set(True)
+        await self.act()
+
+
+@dataclass(slots=True)
+class Scene:
+    """A rig with leases of every kind: sound ones, and one of each difference."""
+
+    rig: Any
+    answered: list[Issued] = field(default_factory=list)
+    sound: dict[str, Issued] = field(default_factory=dict)
+    differ: dict[str, Issued] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    """Users of which a run may say something."""
+    ended: set[str] = field(default_factory=set)
+    """Leases that were ended meanwhile, by their ids."""
+
+    async def fill(self) -> None:
+        rig, accounts = self.rig, self.rig.server().accounts
+        await rig.role("pooled", prepared_users=4)
+        await rig.fill()
+        owner, brief = rig.owner, await rig.token(BRIEF_S)
+        for name in ("kept", "renewed", "revoked"):
+            self.sound[name] = await self._issue(owner)
+        self.sound["handed out"] = await self._issue(owner, "pooled")
+        self.sound["brief"] = await self._issue(brief)
+        self.brief = brief
+        for name in ("off", "early", "missing", "back"):
+            self.differ[name] = await self._issue(owner)
+        accounts[self.differ["off"].username].can_login = False
+        accounts[self.differ["early"].username].expires_ms -= 1_000_000
+        rig.server().remove(self.differ["missing"].username)
+        back = accounts[self.differ["back"].username]
+        await rig.boot.revoker.revoke(self.differ["back"].lease_id)
+        accounts[self.differ["back"].username] = back
+        await rig.fill()
+        prepared = (await rig.leases(LeaseState.PREPARED))[0].facts.username
+        accounts[prepared].can_login = True
+        number = LeaseNumber(rig.boot.parts.numbers.next())
+        rig.server().add("v-lost", rig.boot.parts.markers.marker(number, "v-lost"))
+        rig.server().add("forged", rig.boot.parts.markers.marker(number, "another"))
+        self.names = {issued.username for issued in self.differ.values()} | {prepared, "v-lost", "forged"}
+
+    brief: Any = None
+
+    async def _issue(self, token: Any, role: str = "app") -> Issued:
+        issued: Issued = await self.rig.issue(token, role)
+        self.answered.append(issued)
+        return issued
+
+    async def run(self, scope: Scope) -> Run:
+        reconciler = Reconciler(self.rig.boot.parts, Sweeper(self.rig.boot.parts))
+        run = reconciler.start("main", scope)
+        await reconciler._task  # type: ignore[misc]  # it was just started
+        assert [report.error for report in run.reports] == [""]
+        return run
+
+    async def check(self, run: Run) -> None:
+        """Only what differed was named; what is sound lives on to its end, what ended is gone; two more runs find all put right."""
+        assert {named.username for named in run.reports[0].named} <= self.names
+        await self.rig.settle_down()
+        await self._check_sound()
+        await self.run(Scope.ALL)
+        await self.rig.settle_down()
+        left = await self.run(Scope.NOTHING)
+        assert left.reports[0].found == {"forged_marker": 1}
+        await self._check_sound()
+        del self.rig.server().accounts["forged"]
+        await self.rig.check(self.answered)
+
+    async def _check_sound(self) -> None:
+        for name, issued in self.sound.items():
+            lease = await self.rig.lease(issued.lease_id)
+            account = self.rig.server().accounts.get(issued.username)
+            if issued.lease_id in self.ended:
+                assert (name, lease.state, account) == (name, LeaseState.GONE, None)
+                continue
+            assert (name, lease.state) == (name, LeaseState.ACTIVE)
+            assert self.rig.can_log_in(issued), name
+            assert account.expires_ms >= min(ends_ms(lease), lease.facts.expires_ms) - 1_000, name
+
+    # what happens meanwhile -------------------------------------------------------------------------------------------
+
+    async def issue(self) -> None:
+        self.sound["issued meanwhile"] = await self._issue(self.rig.owner)
+
+    async def hand_out(self) -> None:
+        self.sound["handed out meanwhile"] = await self._issue(self.rig.owner, "pooled")
+
+    async def renew(self, name: str, increment_s: int) -> None:
+        await self.rig.boot.renewer.renew(self.sound[name].lease_id, increment_s)
+
+    async def renew_differing(self, name: str, increment_s: int) -> None:
+        try:
+            await self.rig.boot.renewer.renew(self.differ[name].lease_id, increment_s)
+        except BrokerError:
+            assert name == "missing"
+
+    async def revoke(self, name: str) -> None:
+        self.ended.add(self.sound[name].lease_id)
+        await self.rig.boot.revoker.revoke(self.sound[name].lease_id)
+
+    async def revoke_differing(self, name: str) -> None:
+        await self.rig.boot.revoker.revoke(self.differ[name].lease_id)
+
+    async def expire(self) -> None:
+        self.ended.add(self.sound["brief"].lease_id)
+        self.rig.clock.advance(BRIEF_S * 1_000)
+        await self.rig.boot.expirer.run()
+
+    async def end_token(self) -> None:
+        self.ended.add(self.sound["brief"].lease_id)
+        await self.rig.boot.parts.store.end_tokens([self.brief], children=TokenEnd.WITH_CHILDREN)
+        await self.rig.boot.expirer.run()
+
+    async def refill(self) -> None:
+        await self.rig.boot.refill.run()
+
+    async def empty_pool(self) -> None:
+        await self.rig.role("pooled", prepared_users=0)
+        await self.rig.boot.refill.run()
+
+
+ACTS: dict[str, Callable[[Scene], Awaitable[None]]] = {
+    "issue": Scene.issue,
+    "hand out": Scene.hand_out,
+    "renew": partial(Scene.renew, name="renewed", increment_s=LONG_S),
+    "renew for less": partial(Scene.renew, name="renewed", increment_s=SHORT_S),
+    "renew what is off": partial(Scene.renew_differing, name="off", increment_s=LONG_S),
+    "renew what ends early": partial(Scene.renew_differing, name="early", increment_s=LONG_S),
+    "renew what is missing": partial(Scene.renew_differing, name="missing", increment_s=LONG_S),
+    "revoke": partial(Scene.revoke, name="revoked"),
+    "revoke what was handed out": partial(Scene.revoke, name="handed out"),
+    "revoke what is off": partial(Scene.revoke_differing, name="off"),
+    "revoke what is missing": partial(Scene.revoke_differing, name="missing"),
+    "expire": Scene.expire,
+    "end a token": Scene.end_token,
+    "refill": Scene.refill,
+    "empty the pool": Scene.empty_pool,
+}
+WHOLE = ("issue", "hand out", "renew", "renew for less", "revoke", "revoke what was handed out", "end a token", "refill")
+"""What concerns sound leases, each another, so that all of it may happen in one scene."""
+_examples = itertools.count(1)
+
+
+async def _whole(scene: Scene) -> None:
+    for act in WHOLE:
+        await ACTS[act](scene)
+
+
+async def _play(rig: Any, scope: Scope, meanwhile: Callable[[Scene], Interleaving]) -> Interleaving:
+    scene = Scene(rig)
+    await scene.fill()
+    played = meanwhile(scene)
+    rig.plans = Everywhere(played.at)
+    run = await scene.run(scope)
+    await played.ended()
+    rig.plans = {}
+    await scene.check(run)
+    await rig.stop()
+    return played
+
+
+async def test_nothing_that_happens_between_two_calls_is_a_difference(make_rig: Any, tmp_path: Path) -> None:
+    """At each call of a run leases are issued, handed out, renewed and revoked: sound ones stay, the next run finds all put right."""
+    position, calls = 0, 1
+    while position < calls:
+        position += 1
+        rig = await make_rig(tmp_path / str(position), LeaseSettings(refill_batch=2))
+        played = await _play(
+            rig, Scope.NOTHING, lambda scene, at=position: Interleaving(partial(_whole, scene), begins=at, held=0, released=1)
+        )
+        calls = played.run_calls
+
+
+@pytest.mark.parametrize("scope", list(Scope), ids=lambda scope: scope.name.lower())
+@settings(
+    max_examples=ROUNDS, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)  # the rig is made anew for each
+@given(
+    act=st.sampled_from(sorted(ACTS)),
+    moments=st.tuples(st.integers(1, LONGEST_RUN), st.integers(0, LONGEST_ACT), st.integers(1, LONGEST_RUN)),
+)
+async def test_nothing_that_happens_meanwhile_is_a_difference(
+    make_rig: Any, tmp_path: Path, scope: Scope, act: str, moments: tuple[int, int, int]
+) -> None:
+    """Whatever is half done to leases at any moment of a run: sound ones stay, ended ones go, and the next run finds all put right."""
+    rig = await make_rig(tmp_path / str(next(_examples)), LeaseSettings(refill_batch=2))
+    await _play(rig, scope, lambda scene: Interleaving(partial(ACTS[act], scene), *moments))
