@@ -12,11 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from broker.cli import exits
 from broker.cli.remote import DEFAULT_ADDRESS, Address, Remote, TokenFile, remote
-from broker.errors import InvalidRequest
+from broker.errors import BrokerError, Unavailable
 
 AGREE, DIFFER, INCOMPLETE = 0, 1, 2
-"""Exit codes: nothing is left to be done, something is, and not everything could be compared."""
+"""Exit codes, as those of diff(1): nothing is left to be done, something is, and not everything could be compared, or nothing."""
 _POLL_S = 0.2
 _PATH = "sys/reconcile"
 _MEANINGS = {
@@ -29,6 +30,7 @@ _MEANINGS = {
     "login_on": "a prepared user that can log in; --apply revokes it",
     "forged_marker": "somebody wrote the marker; never touched, look who did",
     "elsewhere": "its lease belongs to another database, of which this is a copy; never touched",
+    "unreadable_lease": "its lease does not open: the store was damaged, restore it; never touched",
 }
 
 
@@ -45,24 +47,35 @@ def reconcile(
 ) -> None:
     """Compares the users of databases with the leases of a running broker; changes nothing unless told to."""
     if drop_unknown and not apply:
-        raise InvalidRequest("--drop-unknown: only with --apply")
+        raise typer.BadParameter("only with --apply", param_hint="--drop-unknown")
     order = {"connection": connection, "dry_run": not apply, "drop_unknown": drop_unknown}
-    found = asyncio.run(_carried_out(remote(address, token_file), order))
+    try:
+        found = asyncio.run(_carried_out(remote(address, token_file), order))
+    except BrokerError as error:
+        if exits.status(error) != exits.FAILED:
+            raise
+        # The status of any failure is here the one of a difference.
+        typer.echo(f"broker: {error}", err=True)
+        raise typer.Exit(INCOMPLETE) from None
     if json:
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     else:
-        _show(found, Console())
+        _show(found, Console(soft_wrap=True))
     raise typer.Exit(_status(found))
 
 
 async def _carried_out(broker: Remote, order: dict[str, object]) -> dict[str, Any]:
+    """What the run found. Raises what `Remote.ask` raises, and `Unavailable` where the broker forgot the run before it ended."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     found: dict[str, Any] = (await broker.ask("POST", _PATH, order))["data"]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    begun, console = found["started"], Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("comparing", total=None)
         while found["state"] == "running":
             await asyncio.sleep(_POLL_S)
             found = (await broker.ask("GET", _PATH))["data"]
+            if found["started"] != begun:
+                raise Unavailable("what came of it is not known: the broker was started anew, or somebody began another run")
             bar.update(task, total=found["expected"] or None, completed=found["compared"])
     return found
 
@@ -76,16 +89,26 @@ def _show(found: dict[str, Any], console: Console) -> None:
         table.add_row(Text(each["connection"] or "-"), *(f"{count:,}" for count in counts))
     console.print(table)
     for each in found["connections"]:
-        for kind, count in each["found"].items():
-            console.print(Text(f"{each['connection']}: {count:,} {kind}: {_MEANINGS.get(kind, '')}", style="yellow"))
-        for difference in each["differences"]:
-            console.print(Text(f"  {difference['kind']}  {difference['username']}  {difference['lease_id']}"))
-        for concern in each["concerns"]:
-            console.print(Text(f"{each['connection']}: {concern}", style="yellow"))
-        if each["error"]:
-            console.print(Text(f"{each['connection']}: not compared to the end: {each['error']}", style="bold red"))
+        _show_found(each, console)
     if _status(found) == AGREE:
         console.print(Text("database and store agree", style="bold green"))
+
+
+def _show_found(each: dict[str, Any], console: Console) -> None:
+    """What was found on one connection, beyond the figures."""
+    name = each["connection"]
+    for kind, count in each["found"].items():
+        console.print(Text(f"{name}: {count:,} {kind}: {_MEANINGS.get(kind, '')}", style="yellow"))
+    for difference in each["differences"]:
+        console.print(Text(f"  {difference['kind']}  {difference['username']}  {difference['lease_id']}".rstrip()))
+    if each["left_out"]:
+        console.print(Text(f"  and {each['left_out']:,} more, not named"))
+    if each["sessions_ended"]:
+        console.print(Text(f"{name}: sessions of users that no longer exist, ended: {each['sessions_ended']:,}"))
+    for concern in each["concerns"]:
+        console.print(Text(f"{name}: {concern}", style="yellow"))
+    if each["error"]:
+        console.print(Text(f"{name}: not compared to the end: {each['error']}", style="bold red"))
 
 
 def _status(found: dict[str, Any]) -> int:
