@@ -10,6 +10,7 @@ import pytest
 
 from broker.cli import reconcile as command
 from broker.cli.remote import Remote
+from broker.errors import Unavailable
 from broker.secret import Secret
 
 ORDER = {"connection": "", "dry_run": True, "drop_unknown": False}
@@ -82,3 +83,29 @@ async def test_what_is_wrong_in_the_database_is_shown(broker: Any, database: Any
     shown = capsys.readouterr().out
     assert "pg: table goods is 70 % full" in shown
     assert "agree" not in shown
+
+
+async def test_what_is_left_out_is_counted(broker: Any, database: Any, capsys: Any) -> None:
+    """The answer names a hundred differences and says how many more there are; so does the command."""
+    for _ in range(103):
+        await broker("GET", "database/creds/app")
+    database.users.clear()
+    found = await command._carried_out(Remote(broker.address, Secret(broker.token)), ORDER)
+    [report] = found["connections"]
+    assert (report["found"], len(report["differences"]), report["left_out"]) == ({"missing_user": 103}, 100, 3)
+    command._show(found, command.Console(width=200))
+    assert "  and 3 more, not named\n" in capsys.readouterr().out
+
+
+async def test_run_that_the_broker_forgot_is_no_agreement(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart in the middle, or another run in its place, leaves the command without an answer: it says so."""
+    ask = Remote.ask
+
+    async def forgetful(remote: Remote, method: str, path: str, body: Any = None) -> Any:
+        answer = await ask(remote, method, path, body)
+        changes = {"state": "running"} if method == "POST" else {"state": "idle", "started": None, "connections": []}
+        return {"data": {**answer["data"], **changes}}
+
+    monkeypatch.setattr(Remote, "ask", forgetful)
+    with pytest.raises(Unavailable, match="not known"):
+        await command._carried_out(Remote(broker.address, Secret(broker.token)), ORDER)
