@@ -24,9 +24,9 @@ _LOOK_EVERY_S = 5.0
 
 Connect: TypeAlias = Callable[[str, int], Awaitable[Session]]
 _REFUSED = (
-    OSError, TimeoutError, UnicodeError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, DatabaseUnavailable,
+    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, DatabaseUnavailable,
 )  # fmt: skip
-"""What makes a host one that does not answer; a name that can't be looked up, and a server of another kind, are among it."""
+"""What makes a host one that does not answer, a server of another kind for one."""
 
 
 class Hosts:
@@ -61,6 +61,11 @@ class Hosts:
         """Has the next connection ask all hosts."""
         if len(self._hosts) > 1:
             self._leader = None
+
+    def forget(self) -> None:
+        """Has whoever is found next worked with, on whatever timeline: the server that was found may have been refused."""
+        self.doubt()
+        self._known, self._names, self.concerns = Known(), (), ()
 
     async def connect(self, connect: Connect) -> Session:
         """A connection to the host that leads. Raises `DatabaseUnavailable` that says what each host answered."""

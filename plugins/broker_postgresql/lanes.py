@@ -234,8 +234,9 @@ class Lanes:
             await lane.close()
 
     def reopen(self) -> None:
-        """Lets connections be kept again."""
-        self._closed = False
+        """Lets connections be kept again, to whichever server is found next."""
+        self._closed, self._timeline = False, 0
+        self._connector.hosts.forget()
 
     def _lane(self, purpose: Purpose, size: int, settings: ConnectionSettings) -> Lane:
         return Lane(self, purpose, size, min(size, settings.idle_connections))

@@ -6,7 +6,7 @@ PostgreSQL manual 34.1.1 "Connection Strings". Several hosts are allowed. What i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -107,6 +107,7 @@ def read_hosts(written: object, field: str) -> tuple[tuple[str, int], ...]:
     named = [_host_and_port(part.strip(), field) for part in parts if part.strip()]
     if not all(host for host, _ in named):
         raise InvalidRequest(f"{field}: a host is missing; write host:port")
+    _refuse_odd([host for host, _ in named], field)
     return tuple((host, _number(port or str(_DEFAULT_PORT), "port", 1, 65_535, field)) for host, port in named)
 
 
@@ -177,10 +178,24 @@ def _hosts(words: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
         ports *= len(names)
     if len(ports) != len(names) or len(names) > _MOST_HOSTS:
         raise InvalidRequest(f"{_FIELD}: one port for all hosts or one for each is needed, and at most {_MOST_HOSTS} hosts")
+    _refuse_odd(names, _FIELD)
     return tuple(
         (name or "localhost", _number(port or str(_DEFAULT_PORT), "port", 1, 65_535))
         for name, port in zip(names, ports, strict=True)
     )
+
+
+def _refuse_odd(names: Sequence[str], field: str) -> None:
+    """Names that no resolver takes: a part of a host's name is 1 to 63 bytes (RFC 1035, 2.3.4), and none has a NUL."""
+    for name in names:
+        try:
+            name.encode("utf-8" if name.startswith("/") else "idna")
+        except UnicodeError:
+            odd = True
+        else:
+            odd = "\x00" in name
+        if odd:
+            raise InvalidRequest(f"{field}: a host's name has parts that are empty, too long or no text")
 
 
 def _sslmode(words: Mapping[str, str]) -> SslMode:

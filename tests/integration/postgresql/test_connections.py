@@ -233,7 +233,7 @@ async def test_host_of_another_kind_is_passed_over(fragile: PostgresServer) -> N
 
     stranger = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = stranger.sockets[0].getsockname()[1]
-    hosts = f"{'a' * 70}.invalid:1,127.0.0.1:{port},127.0.0.1:{fragile.port}"
+    hosts = f"broker.invalid:1,127.0.0.1:{port},127.0.0.1:{fragile.port}"
     url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=1"
     engine = Engine("strange", config(fragile, connection_url=url), ORIGIN)
     async with asyncio.timeout(BOUND_S):

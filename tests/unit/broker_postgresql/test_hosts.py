@@ -155,7 +155,6 @@ async def test_all_read_only() -> None:
     [
         ConnectionRefusedError(111, "refused"),
         TimeoutError(),
-        UnicodeError("label too long"),
         asyncpg.InvalidPasswordError("password authentication failed"),
         asyncpg.CannotConnectNowError("starting up"),
         asyncpg.InterfaceError("closed"),
@@ -302,6 +301,18 @@ async def test_only_host_that_falls_behind_is_refused() -> None:
     network.servers[A].line = 3
     assert network.at(A, await chosen.connect(network.connect))
     assert (chosen.addresses, chosen.others) == ((), ())
+
+
+async def test_forgotten_server_is_no_measure() -> None:
+    """After a new beginning whoever is found is worked with, be it on a lower timeline or another server on the same."""
+    chosen, network = several(Server(line=2), Server(line=2, writable=False), Server(line=1, writable=False))
+    assert await leads(chosen, network) == A
+    for host in (B, C):
+        network.servers[A].writable = network.servers[B].writable = False
+        network.servers[host].writable = True
+        chosen.forget()
+        assert (chosen.timeline, chosen.addresses) == (0, ())
+        assert await leads(chosen, network) == host
 
 
 async def test_where_timelines_can_not_be_told_the_only_server_leads() -> None:

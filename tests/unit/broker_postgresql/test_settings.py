@@ -75,6 +75,7 @@ def test_numbers_may_come_as_text() -> None:
         ("standbys", [5]),
         ("standbys", {"host": "a"}),
         ("standbys", "a:b"),
+        ("standbys", "a..b"),
         ("standbys", "a:0"),
         ("standbys", "a:70000"),
         ("standbys", ":5432"),

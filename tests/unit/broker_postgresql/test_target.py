@@ -72,6 +72,11 @@ def test_any_login_survives_both_forms(username: str, password: str) -> None:
         "postgresql://h/d?connect_timeout=-1",
         "postgresql://h/d?sslrootcert=/nowhere/root.pem",
         "host=h dbname='open",
+        "postgresql://a%00b/d",
+        "postgresql://a..b/d",
+        "postgresql://" + "a" * 64 + ".example/d",
+        "host=%2Fvar\x00 dbname=d",
+        "host=\udc80 dbname=d",
     ],
 )
 def test_unreadable_strings_are_refused(url: str) -> None:
