@@ -33,6 +33,7 @@ _PREPARING_DUE_MS = 300_000
 _LOW_WATER = 4
 """While requests are under way a pool is refilled only when less than a quarter of it is left: requests come first."""
 _DISPLAY_NAME = "pool"
+_HELD = "its login was on"
 _FIRST = LeaseNumber(0)
 _PAUSE_FIRST_MS = 1_000
 _PAUSE_MOST_MS = 300_000
@@ -81,6 +82,8 @@ class Pools:
         self._parts = parts
         self._windows: dict[str, _Window] = {}
         self._drafts = Drafts()
+        self._first = LeaseNumber(parts.numbers.next())
+        """Users below were prepared by an earlier process."""
 
     async def take(self, role: Role, connection: Connection) -> Lease | None:
         """A prepared user such as the role would make it now, or None when none is ready. Only claiming it makes it one's own."""
@@ -170,12 +173,31 @@ class Pools:
             if window.ready or window.empty:
                 return
             page = await self._parts.store.prepared(role.path, _WINDOW, after=window.after)
+            mine = [lease for lease in page if lease.facts.recipe == window.recipe and lease.connection == connection.number]
+            ready = await self._without_holder(connection, mine)
             window.empty = not page
             if page:
                 window.after = page[-1].number
-            window.ready.extend(
-                lease for lease in page if lease.facts.recipe == window.recipe and lease.connection == connection.number
-            )
+            window.ready.extend(ready)
+
+    async def _without_holder(self, connection: Connection, leases: Sequence[Lease]) -> list[Lease]:
+        """The leases but for those whose users can log in already, which are ended: somebody has been told the password.
+
+        That is so where the store is an older copy, and a user was handed out after that was taken. Raises `DatabaseUnavailable`.
+        """
+        earlier = [lease for lease in leases if lease.number < self._first]
+        if not earlier:
+            return list(leases)
+        engine = await self._parts.catalog.engine_for(connection)
+        size = max(1, engine.traits.users_per_batch)
+        held: set[LeaseNumber] = set()
+        for start in range(0, len(earlier), size):
+            users = [self._parts.markers.of(lease) for lease in earlier[start : start + size]]
+            held.update(standing.number for standing in await engine.look_up(users) if standing.can_login)
+        if held:
+            await self._parts.store.move([_unwanted(lease, _HELD) for lease in earlier if lease.number in held])
+            self._parts.wake_expiry()
+        return [lease for lease in leases if lease.number not in held]
 
     async def _intend(self, role: Role, connection: Connection, engine: Engine, count: int) -> list[tuple[NewUser, LeaseFacts]]:
         """Writes the intents down, passwords sealed with them, before the database hears of anything."""

@@ -238,6 +238,28 @@ async def test_store_restored_to_an_older_copy(rig: Any) -> None:
     assert await compare(rig) == {}
 
 
+async def test_store_restored_to_an_older_copy_hands_nobody_out_twice(rig: Any) -> None:
+    """A prepared user that was handed out since the copy has a holder: the next caller gets another, and it is revoked."""
+    await rig.role("app", prepared_users=3)
+    await rig.fill()
+    token = await rig.token()
+    await rig.stop()
+    shutil.copytree(rig.directory / "store", rig.directory / "copy")
+    await rig.start()
+    held = await rig.issue(token)
+    await rig.stop()
+    shutil.rmtree(rig.directory / "store")
+    shutil.move(rig.directory / "copy", rig.directory / "store")
+    shutil.move(rig.directory / "audit.log", rig.directory / "audit.old")
+    await rig.start()
+    names = [(await rig.issue(token)).username for _ in range(2)]
+    assert len({held.username, *names}) == 3
+    assert rig.boot.parts.metrics.prepared_hits.labels("app")._value.get() == 2
+    await rig.settle_down()
+    assert not rig.can_log_in(held)
+    assert set(names) <= set(rig.server().accounts)
+
+
 async def test_job_comes_by_interval_and_says_changes_once(rig: Any) -> None:
     """It runs within five minutes of the start, then about every `leases.reconcile`; the same differences are told once."""
     rig.server().add("forged", f"broker:v1:{rig.boot.sqlite.broker_id}:77:{'0' * 32}")
