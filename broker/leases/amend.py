@@ -71,25 +71,28 @@ async def turn_on(parts: Parts, engine: Engine, findings: Sequence[Finding]) -> 
 
     Raises `DatabaseUnavailable`; some may be turned on then.
     """
-    found = {finding.user.number: finding.lease for finding in findings}
-    numbers = found.keys() - parts.busy - parts.renewing
+    numbers = {finding.user.number for finding in findings} - parts.busy - parts.renewing
     parts.busy |= numbers
     try:
         # Read once more now that revocation leaves them alone: a login must not be turned on after it was turned off.
-        leases = [lease for lease in await parts.store.leases(numbers) if _still_active(found[lease.number], lease)]
+        active = [lease for lease in await parts.store.leases(numbers) if lease.state is LeaseState.ACTIVE]
         size = max(1, engine.traits.users_per_batch)
         done: set[LeaseNumber] = set()
-        for start in range(0, len(leases), size):
-            outcomes = await engine.enable([_extension(parts, lease) for lease in leases[start : start + size]])
-            done.update(outcome.number for outcome in outcomes if outcome.error is None)
+        for start in range(0, len(active), size):
+            done |= await _enabled(parts, engine, active[start : start + size])
         return frozenset(done)
     finally:
         parts.busy -= numbers
 
 
-def _still_active(before: Lease | None, now: Lease) -> bool:
-    """Whether nobody has claimed it, either: whoever did looks only afterwards who is busy with it, and may have looked already."""
-    return before is not None and now.state is LeaseState.ACTIVE and now.epoch == before.epoch
+async def _enabled(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> frozenset[LeaseNumber]:
+    outcomes = await engine.enable([_extension(parts, lease) for lease in leases])
+    done = {outcome.number for outcome in outcomes if outcome.error is None}
+    # A revocation that had looked already who is busy may have turned a login off, and ours came after that.
+    ended = [lease for lease in await parts.store.leases(done) if lease.state is not LeaseState.ACTIVE]
+    if ended:
+        await engine.disable([parts.markers.of(lease) for lease in ended])
+    return frozenset(done.difference(lease.number for lease in ended))
 
 
 def _extension(parts: Parts, lease: Lease) -> Extension:

@@ -33,7 +33,7 @@ ROUNDS = 20
 LONGEST_RUN, LONGEST_ACT = 50, 14
 """Calls of store, audit log and engine that a run, or what happens meanwhile, makes about at most."""
 BRIEF_S, LONG_S, SHORT_S = 60, 7_200, 600
-_patience_s = 0.2
+_PATIENCE_S = 0.2
 _meanwhile: ContextVar[bool] = ContextVar("meanwhile", default=False)
 
 
@@ -79,7 +79,7 @@ class Interleaving:
             self.task = asyncio.get_running_loop().create_task(self._acts())
             # It may have to wait for this very call: then it goes on beside the run.
             entered = asyncio.ensure_future(self.entered.wait())
-            await asyncio.wait([self.task, entered], timeout=_patience_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([self.task, entered], timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
             entered.cancel()
         if self.run_calls == self.begins + self.released:
             self.opened.set()
@@ -279,3 +279,138 @@ async def test_nothing_that_happens_meanwhile_is_a_difference(
     """Whatever is half done to leases at any moment of a run: sound ones stay, ended ones go, and the next run finds all put right."""
     rig = await make_rig(tmp_path / str(next(_examples)), LeaseSettings(refill_batch=2))
     await _play(rig, scope, lambda scene: Interleaving(partial(ACTS[act], scene), *moments))
+
+
+# one moment each ----------------------------------------------------------------------------------------------------------
+
+
+async def _off(rig: Any, token: Any) -> Issued:
+    """A lease whose user's login is off."""
+    issued: Issued = await rig.issue(token)
+    rig.server().accounts[issued.username].can_login = False
+    return issued
+
+
+async def _ends_alike(rig: Any, issued: Issued) -> bool:
+    """Whether database and store let the user log in until the same moment."""
+    lease = await rig.lease(issued.lease_id)
+    return bool(abs(rig.server().accounts[issued.username].expires_ms - lease.facts.expires_ms) < 1_000)
+
+
+async def test_login_is_not_turned_on_in_the_middle_of_a_renewal(rig: Any) -> None:
+    """The database has the new end, the store not yet: the login would get the former one. The next run turns it on."""
+    issued = await _off(rig, await rig.token())
+    scene, renewals = Scene(rig), list[asyncio.Task[Any]]()
+    gate = rig.hold("after main.extend")
+
+    async def begin() -> None:
+        if not renewals:
+            renewals.append(asyncio.create_task(rig.boot.renewer.renew(issued.lease_id, LONG_S)))
+            await gate.entered.wait()
+
+    rig.do("before audit.record", begin)
+    run = await scene.run(Scope.SAFE)
+    assert (run.reports[0].found, run.reports[0].amended) == ({"login_off": 1}, {})
+    gate.opened.set()
+    await renewals[0]
+    assert await _ends_alike(rig, issued)
+    rig.clock.advance(1)
+    assert (await scene.run(Scope.SAFE)).reports[0].amended == {"login_off": 1}
+    assert await _ends_alike(rig, issued)
+    assert rig.can_log_in(issued)
+
+
+async def test_lease_is_not_compared_in_the_middle_of_a_renewal(rig: Any) -> None:
+    """A renewal for less shortens the database's end first: for a moment the user seems to end early."""
+    issued = await rig.issue(await rig.token())
+    gate = rig.hold("after main.extend")
+    renewal = asyncio.create_task(rig.boot.renewer.renew(issued.lease_id, SHORT_S))
+    await gate.entered.wait()
+    run = await Scene(rig).run(Scope.SAFE)
+    assert not run.reports[0].found
+    gate.opened.set()
+    await renewal
+    assert await _ends_alike(rig, issued)
+
+
+async def test_renewal_waits_for_a_login_that_is_being_turned_on(rig: Any) -> None:
+    """Else the end that comes with the login, the former one, would be the last that the database hears."""
+    issued = await _off(rig, await rig.token())
+    gate = rig.hold("before main.enable")
+    run = asyncio.create_task(Scene(rig).run(Scope.SAFE))
+    await gate.entered.wait()
+    renewal = asyncio.create_task(rig.boot.renewer.renew(issued.lease_id, LONG_S))
+    done, _ = await asyncio.wait([renewal], timeout=_PATIENCE_S)
+    assert not done
+    gate.opened.set()
+    assert (await run).reports[0].amended == {"login_off": 1}
+    assert (await renewal).ttl_s == LONG_S
+    assert await _ends_alike(rig, issued)
+
+
+async def test_lease_that_is_renewed_meanwhile_is_told_once(rig: Any) -> None:
+    """Leases are read by their ends, and a renewal moves one behind those that were read."""
+    issued = await _off(rig, await rig.token())
+    pages = list[int]()
+
+    async def renew() -> None:
+        pages.append(len(pages) + 1)
+        if pages[-1] == 2:
+            await rig.boot.renewer.renew(issued.lease_id, LONG_S)
+
+    rig.do("before store.leases_at", renew)
+    [report] = (await Scene(rig).run(Scope.NOTHING)).reports
+    assert len(pages) > 2
+    assert (report.found, report.compared.leases) == ({"login_off": 1}, 1)
+
+
+async def test_renewals_of_one_lease_take_turns(rig: Any) -> None:
+    """What the last one answered is what database and store have, however they meet."""
+    issued = await rig.issue(await rig.token())
+    gate = rig.hold("after main.extend")
+    first = asyncio.create_task(rig.boot.renewer.renew(issued.lease_id, SHORT_S))
+    await gate.entered.wait()
+    second = asyncio.create_task(rig.boot.renewer.renew(issued.lease_id, LONG_S))
+    await asyncio.wait([second], timeout=_PATIENCE_S)
+    assert rig.passed.count("before main.extend") == 1
+    gate.opened.set()
+    assert ((await first).ttl_s, (await second).ttl_s) == (SHORT_S, LONG_S)
+    assert await _ends_alike(rig, issued)
+
+
+async def test_login_of_an_ended_lease_is_not_turned_on(rig: Any) -> None:
+    """It was revoked after it was found: nothing is sent to the database for it."""
+    issued = await _off(rig, await rig.token())
+    rig.do("before audit.record", lambda: rig.boot.revoker.start(issued.lease_id))
+    run = await Scene(rig).run(Scope.SAFE)
+    assert (run.reports[0].found, run.reports[0].amended) == ({"login_off": 1}, {})
+    assert "before main.enable" not in rig.passed
+
+
+async def test_login_is_not_left_on_by_who_came_after_a_revocation(rig: Any) -> None:
+    """A revocation looked who is busy before we were, and turns the login off before ours is turned on: it is turned off again."""
+    token = await rig.token(LONG_S)
+    issued = await _off(rig, token)
+    stored = await rig.boot.sqlite.token(token)
+    # It ends with its token now, sooner than it says itself.
+    await rig.boot.sqlite.renew_token(token, ttl_s=BRIEF_S, facts=stored.facts)
+    ending, enabling, dropping = (rig.hold(point) for point in ("before store.step", "before main.enable", "before main.drop"))
+    claims = list[int]()
+
+    async def claim() -> None:
+        if not claims:
+            rig.clock.advance(BRIEF_S * 1_000)
+            claims.append(await rig.boot.expirer.run())
+            await ending.entered.wait()
+
+    rig.do("before audit.record", claim)
+    run = asyncio.create_task(Scene(rig).run(Scope.SAFE))
+    await enabling.entered.wait()
+    ending.opened.set()
+    await dropping.entered.wait()
+    enabling.opened.set()
+    assert not (await run).reports[0].amended
+    assert not rig.can_log_in(issued)
+    dropping.opened.set()
+    await rig.settle_down()
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
