@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from broker_postgresql.acting import run_as_each
 from broker_postgresql.batch import in_halves
 from broker_postgresql.identity import Present, by_maker, with_makers
 from broker_postgresql.quoting import identifier, identifiers
@@ -21,13 +22,12 @@ async def join(session: Session, users: Sequence[Present]) -> None:
         return
 
     async def act(batch: Sequence[Present]) -> None:
-        await session.run_as((maker, _grant(some, session)) for maker, some in by_maker(batch).items())
+        await run_as_each(session, {maker: _grant(some, session) for maker, some in by_maker(batch).items()})
 
     async def fail(_one: Present, _error: asyncpg.PostgresError) -> None:
         return
 
     await in_halves(await with_makers(session, users), act, fail)
-    await session.act_as("")
 
 
 def _grant(users: Sequence[Present], session: Session) -> str:

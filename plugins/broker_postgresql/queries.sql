@@ -526,6 +526,20 @@ LEFT JOIN pg_auth_members m ON m.member = roots.oid AND m.admin_option AND m.gra
 LEFT JOIN pg_roles c ON c.oid = m.roleid
 ORDER BY roots.oid, c.oid
 
+-- :name as_each
+-- Runs texts, each as the role of the same place (see `acting`). What a call sets of `role` is undone when it ends.
+CREATE FUNCTION pg_temp.broker_as_each(roles text[], texts text[], place int) RETURNS void
+LANGUAGE plpgsql SET role = none AS $broker$
+BEGIN
+  PERFORM set_config('role', roles[place], true);
+  IF place < cardinality(roles) THEN
+    PERFORM pg_temp.broker_as_each(roles, texts, place + 1);
+  END IF;
+  EXECUTE texts[place];
+END $broker$;
+-- Whatever the login's default privileges say: the roles call it too, and nobody else finds it.
+GRANT EXECUTE ON FUNCTION pg_temp.broker_as_each(text[], text[], int) TO PUBLIC
+
 -- :name makers
 -- Which role may change each of $1 (OIDs), our login first; an empty name stands for it. 16 and later.
 SELECT u.oid, maker.name

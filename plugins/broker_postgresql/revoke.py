@@ -9,6 +9,7 @@ import asyncpg
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, UserRemains
 from broker_postgresql import creators, sessions
+from broker_postgresql.acting import run_as_each
 from broker_postgresql.batch import Act, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.hidden import Hidden
@@ -32,7 +33,7 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
     results.identified(present)
 
     async def act(batch: Sequence[Present]) -> None:
-        await session.run_as((maker, _login_off(some)) for maker, some in by_maker(batch).items())
+        await run_as_each(session, {maker: _login_off(some) for maker, some in by_maker(batch).items()})
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
@@ -80,7 +81,7 @@ async def drop(session: Session, users: Sequence[User], hidden: Hidden) -> list[
     present = await with_makers(session, [one for one in present if not results.failed(one.user)])
 
     async def act(batch: Sequence[Present]) -> None:
-        await session.run_as((maker, _dropped(some)) for maker, some in by_maker(batch).items())
+        await run_as_each(session, {maker: _dropped(some) for maker, some in by_maker(batch).items()})
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
