@@ -92,8 +92,8 @@ class Issuer:
         maker = await self._act(session, users, occasion)
         try:
             done = await self._run(session, users, orders)
-        except asyncpg.UndefinedObjectError:
-            # Somebody dropped the role that acts, and nothing was done.
+        except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
+            # Somebody dropped or renamed the role that acts, and nothing was done.
             self._creators.forget()
             await session.act_as("")
             maker = await self._act(session, users, occasion)
