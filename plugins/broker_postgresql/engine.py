@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from broker.clock import SystemClock, stopwatch_s
 from broker.engines.passwords import new_password
@@ -26,7 +26,7 @@ from broker.engines.protocol import (
     Traits,
     User,
 )
-from broker.errors import EngineError
+from broker.errors import EngineError, UserRemains
 from broker.model import Json, LeaseNumber, Terms, UserName
 from broker.secret import Secret
 from broker_postgresql import admission, login, ownership, preflight, prepared, rehearse, revoke, settings, sweep, terms
@@ -50,7 +50,7 @@ _CLOCK_VALID_S = 30.0
 _FAREWELL_S = 2.0
 _REHEARSED_MS = 3_600_000
 
-Stage = Callable[[Session, Sequence[User]], Awaitable[list[Outcome]]]
+T = TypeVar("T")
 
 
 class Engine:
@@ -164,12 +164,12 @@ class Engine:
 
     async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.disable`."""
-        outcomes = await self._stage(users, revoke.disable)
+        outcomes = await self._stage(users, self._disable)
         blocked = [user for user, outcome in zip(users, outcomes, strict=True) if outcome.error]
         if not blocked:
             return outcomes
         await prepared.clear_the_way(self._lanes.revoking, blocked)
-        again = {outcome.number: outcome for outcome in await self._stage(blocked, revoke.disable)}
+        again = {outcome.number: outcome for outcome in await self._stage(blocked, self._disable)}
         return [again.get(outcome.number, outcome) for outcome in outcomes]
 
     async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
@@ -183,10 +183,17 @@ class Engine:
 
     async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.drop`."""
-        return await self._stage(users, partial(revoke.drop, hidden=self._hidden))
+        # A user that a late statement makes after this is found by the proof, and the whole revocation begins again.
+        with contextlib.suppress(UserRemains):
+            await self._lanes.late.settle(self._lanes.revoking.session, self._origin)
+        outcomes = await self._stage(users, partial(revoke.drop, hidden=self._hidden))
+        self._lanes.late.dropped(outcome.number for outcome in outcomes if outcome.error is None)
+        return outcomes
 
     async def prove_absent(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.prove_absent`."""
+        # What still runs of earlier calls could make a user after its absence was proved.
+        await self._lanes.late.settle(self._lanes.revoking.session, self._origin)
         return await self._standbys.follow(users, await self._stage(users, revoke.prove_absent))
 
     async def preflight(self, terms_: Sequence[Terms]) -> Sequence[Lack]:
@@ -218,8 +225,7 @@ class Engine:
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""
-        async with self._lanes.revoking.session() as session:
-            swept = await sweep.sweep(session)
+        swept = await self._stage((), lambda session, _: sweep.sweep(session))
         return [*swept, *await self._standbys.sweep()]
 
     async def inspect(self) -> Sequence[str]:
@@ -240,11 +246,15 @@ class Engine:
                 return
             last = rows[-1]["oid"]
 
-    async def _stage(self, users: Sequence[User], stage: Stage) -> list[Outcome]:
+    async def _stage(self, users: Sequence[User], stage: Callable[[Session, Sequence[User]], Awaitable[T]]) -> T:
         async with self._lanes.revoking.session() as session:
-            # What still runs of earlier calls could undo this stage, or make a user after its absence was proved.
-            await self._lanes.late.settle(session, self._origin)
+            if not await self._lanes.late.tell(session, self._origin):
+                await self._lanes.late.turn_off_again(partial(revoke.disable, session))
             return await stage(session, users)
+
+    async def _disable(self, session: Session, users: Sequence[User]) -> list[Outcome]:
+        self._lanes.late.doubt(users)
+        return await revoke.disable(session, users)
 
     async def _read_clock(self, lane: Lane) -> None:
         """Asks the server for the time where what we know of it is old."""

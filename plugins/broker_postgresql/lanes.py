@@ -224,8 +224,7 @@ class Lanes:
     async def farewell(self, origin: Origin) -> None:
         """Ends what still runs of calls that were given up, while somebody remembers them. Raises `EngineError`."""
         if self.late.pending:
-            async with self.revoking.session() as session:
-                await self.late.settle(session, origin)
+            await self.late.settle(self.revoking.session, origin)
 
     async def close(self) -> None:
         """Closes all connections; one that is in use, or asked for later, is closed after its use."""

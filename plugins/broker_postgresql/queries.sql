@@ -87,17 +87,27 @@ GROUP BY a.usesysid
 -- :name terminate_sessions
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = ANY ($1::oid[])
 
--- :name terminate_backends
+-- :name given_up
 -- Backends of our own calls that were given up; pid and start together name one. $1 pids, $2 starts.
-SELECT a.pid, pg_terminate_backend(a.pid)
+SELECT a.pid, a.usesysid AS oid, a.usename::text AS login, a.application_name AS application
 FROM pg_stat_activity a JOIN unnest($1::int[], $2::timestamptz[]) AS late (pid, started)
   ON a.pid = late.pid AND a.backend_start = late.started
 
--- :name terminate_earlier_boots
--- Backends of processes of this broker that are dead. $1 LIKE pattern of the broker's sessions, $2 name of this boot's.
-SELECT a.pid, pg_terminate_backend(a.pid)
+-- :name earlier_boots
+-- Backends of processes of this broker that are dead, whichever login they had: the connection's may have been changed since. Anybody can
+-- call its session so; whoever could not become a role that makes roles sent nothing that matters, and holds up nobody. What another
+-- login's session does is hidden; that it is in a transaction shows by its lock on that. $1 LIKE pattern of the broker's sessions, $2 name of
+-- this boot's.
+SELECT a.pid, a.usesysid AS oid, a.usename::text AS login, a.application_name AS application,
+       EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'virtualxid') AS busy
 FROM pg_stat_activity a
-WHERE a.application_name LIKE $1 AND a.application_name <> $2 AND a.usename = current_user AND a.pid <> pg_backend_pid()
+WHERE a.application_name LIKE $1 AND a.application_name <> $2 AND a.pid <> pg_backend_pid() AND (
+  a.usename = current_user
+  OR EXISTS (SELECT FROM pg_roles r WHERE (r.rolsuper OR r.rolcreaterole) AND pg_has_role(a.usesysid, r.oid, 'MEMBER')))
+
+-- :name terminate_late
+-- $1 pid, $2 OID of its login
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND usesysid = $2
 
 -- :name prepared_transactions
 -- $1 names
