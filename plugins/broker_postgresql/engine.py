@@ -29,7 +29,19 @@ from broker.engines.protocol import (
 from broker.errors import EngineError, UserRemains
 from broker.model import Json, LeaseNumber, Terms, UserName
 from broker.secret import Secret
-from broker_postgresql import admission, login, ownership, preflight, prepared, rehearse, revoke, settings, sweep, terms
+from broker_postgresql import (
+    admission,
+    login,
+    offspring,
+    ownership,
+    preflight,
+    prepared,
+    rehearse,
+    revoke,
+    settings,
+    sweep,
+    terms,
+)
 from broker_postgresql.connector import Connector
 from broker_postgresql.creators import Creators
 from broker_postgresql.fullness import full_lists
@@ -186,7 +198,7 @@ class Engine:
         # A user that a late statement makes after this is found by the proof, and the whole revocation begins again.
         with contextlib.suppress(UserRemains):
             await self._lanes.late.settle(self._lanes.revoking.session, self._origin)
-        outcomes = await self._stage(users, partial(revoke.drop, hidden=self._hidden))
+        outcomes = await self._stage(users, self._drop)
         self._lanes.late.dropped(outcome.number for outcome in outcomes if outcome.error is None)
         return outcomes
 
@@ -255,6 +267,11 @@ class Engine:
     async def _disable(self, session: Session, users: Sequence[User]) -> list[Outcome]:
         self._lanes.late.doubt(users)
         return await revoke.disable(session, users)
+
+    async def _drop(self, session: Session, users: Sequence[User]) -> list[Outcome]:
+        held = {outcome.number: outcome for outcome in await offspring.held(session, users)}
+        dropped = await revoke.drop(session, [user for user in users if user.number not in held], self._hidden)
+        return [*dropped, *held.values()]
 
     async def _read_clock(self, lane: Lane) -> None:
         """Asks the server for the time where what we know of it is old."""

@@ -518,6 +518,44 @@ BEGIN
   END LOOP;
 END $broker$
 
+-- :name able_to_make_roles
+-- Which of $1 (OIDs) could make roles, as what, what they made as far as the server knows (from 16 on role 10, the cluster's first, grants a
+-- role to whoever made it), and what takes these logins and that right away. OFFSET and scalar subqueries have
+-- everything looked up by OID: joined, all roles and memberships that there are would be read.
+WITH RECURSIVE above (oid, role, via, grantor) AS (
+  SELECT o, o, 0::oid, 0::oid FROM unnest($1::oid[]) AS o
+  UNION
+  SELECT above.oid, m.roleid, CASE above.via WHEN 0 THEN m.roleid ELSE above.via END,
+         CASE above.via WHEN 0 THEN m.grantor ELSE above.grantor END
+  FROM above CROSS JOIN LATERAL (SELECT roleid, grantor FROM pg_auth_members WHERE member = above.role OFFSET 0) m
+), able AS MATERIALIZED (
+  SELECT oid, role, via, grantor FROM above
+  WHERE (SELECT r.rolcreaterole OR r.rolsuper FROM pg_roles r WHERE r.oid = above.role)
+), made (oid, role) AS (
+  SELECT DISTINCT able.oid, m.roleid FROM able JOIN pg_auth_members m ON m.member = able.oid
+  WHERE m.admin_option AND m.grantor = 10 AND able.role = able.oid AND current_setting('server_version_num')::int >= 160000
+  UNION
+  SELECT made.oid, m.roleid FROM made JOIN pg_auth_members m ON m.member = made.role WHERE m.admin_option AND m.grantor = 10
+)
+SELECT u.oid,
+       ARRAY(SELECT DISTINCT quote_ident(pg_get_userbyid(able.role)) FROM able WHERE able.oid = u.oid ORDER BY 1) AS able,
+       ARRAY(SELECT quote_ident(pg_get_userbyid(made.role)) FROM made WHERE made.oid = u.oid ORDER BY 1) AS made,
+       ARRAY(
+         SELECT format('ALTER ROLE %1$I NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %1$L;',
+                       pg_get_userbyid(made.role))
+         FROM made WHERE made.oid = u.oid
+         UNION ALL
+         SELECT DISTINCT CASE
+           WHEN able.via = 0 THEN format('ALTER ROLE %I NOCREATEROLE%s;', pg_get_userbyid(u.oid),
+                                         (SELECT CASE WHEN r.rolsuper THEN ' NOSUPERUSER' END FROM pg_roles r WHERE r.oid = u.oid))
+           WHEN current_setting('server_version_num')::int >= 160000 THEN
+             format('REVOKE %I FROM %I GRANTED BY %I CASCADE;', pg_get_userbyid(able.via), pg_get_userbyid(u.oid),
+                    pg_get_userbyid(able.grantor))
+           ELSE format('REVOKE %I FROM %I CASCADE;', pg_get_userbyid(able.via), pg_get_userbyid(u.oid)) END
+         FROM able WHERE able.oid = u.oid
+       ) AS remedy
+FROM (SELECT DISTINCT oid FROM able) u
+
 -- :name creators
 -- The roots of creators that our login itself made (role 10, the cluster's first, grants a role to whoever made it), and what they
 -- made, with numbers of users and with the groups that they hand out. $1 comment of a root. 16 and later.

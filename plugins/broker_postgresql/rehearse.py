@@ -14,6 +14,7 @@ import asyncpg
 from broker.engines.protocol import NewUser, Rehearsal
 from broker.engines.statements import expiration, place
 from broker.errors import EngineError, InstructionsFailed
+from broker_postgresql import offspring
 from broker_postgresql.commands import commands
 from broker_postgresql.creation import CAN_LOGIN, creation, filled
 from broker_postgresql.creators import Creators
@@ -69,6 +70,7 @@ async def _tried(session: Session, made: Order, order: NewUser, values: dict[str
         error = await attempt(session, made.ours)
         if error is not None:
             raise _ours_failed(error)
+        await offspring.refuse(session, await _oid(session, user.name))
         removable = await _removable(session, order)
         await _own(session, "renew_statements", terms.renewal, values)
         await _join(session, user.name)
@@ -128,9 +130,13 @@ async def _removable(session: Session, order: NewUser) -> bool:
     terms = order.user.terms
     if terms.revocation or options_of(terms).owned_objects != "contain":
         return True
-    query = f"SELECT pg_catalog.to_regrole({literal(identifier(order.user.name))})::oid"
-    [[oid]] = await session.rows(query)
+    oid = await _oid(session, order.user.name)
     return not any(row["owned"] for row in await session.rows(QUERIES["dependencies"], [oid]))
+
+
+async def _oid(session: Session, name: str) -> int:
+    [[oid]] = await session.rows(f"SELECT pg_catalog.to_regrole({literal(identifier(name))})::oid")
+    return int(oid)
 
 
 async def _join(session: Session, name: str) -> None:
