@@ -93,6 +93,14 @@ class Hidden:
         return found
 
 
+async def remedy(session: Session, oid: int) -> tuple[str, ...]:
+    """Statements, to be run by a superuser, after which it can be seen whether a login is the user's; none where that may pass by itself.
+
+    Raises what the driver raises.
+    """
+    return tuple(row["statement"] for row in await session.rows(QUERIES["in_the_way"], oid))
+
+
 async def _end_as_each(session: Session, oids: Sequence[int], pids: Sequence[int]) -> tuple[dict[int, int], frozenset[int]]:
     """Tries to end these processes as each of the users: which process was whose, and whom we could not act as."""
     ended: dict[int, int] = {}

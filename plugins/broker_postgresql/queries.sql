@@ -556,6 +556,33 @@ SELECT u.oid,
        ) AS remedy
 FROM (SELECT DISTINCT oid FROM able) u
 
+-- :name in_the_way
+-- Statements for a superuser after which `end_as_each` can act as $1 (OID): what keeps our login from becoming that user, from setting its
+-- memberships aside (from 16 on only who granted one takes it back, and our login may be unable to become that one, with whose own login
+-- nothing is wrong), and the user from ending its own sessions. None where the reason was a passing one.
+WITH RECURSIVE me AS (
+  SELECT oid, rolname, rolsuper, current_setting('server_version_num')::int >= 160000 AS new FROM pg_roles WHERE rolname = session_user
+), one AS (
+  SELECT oid, rolname, rolsuper FROM pg_roles WHERE oid = $1::oid
+), above (role) AS (
+  SELECT roleid FROM pg_auth_members WHERE member = $1::oid
+  UNION SELECT m.roleid FROM above JOIN pg_auth_members m ON m.member = above.role
+)
+SELECT format(CASE WHEN new THEN 'GRANT %I TO %I WITH INHERIT TRUE, SET TRUE' ELSE 'GRANT %I TO %I' END, one.rolname, me.rolname)
+         AS statement
+FROM one, me WHERE NOT pg_has_role(me.oid, one.oid, CASE WHEN new THEN 'SET' ELSE 'MEMBER' END)
+UNION ALL
+SELECT format('ALTER ROLE %I NOSUPERUSER', one.rolname) FROM one, me WHERE one.rolsuper AND NOT me.rolsuper
+UNION ALL
+SELECT DISTINCT format(CASE WHEN new THEN 'REVOKE %I FROM %I GRANTED BY %I CASCADE' ELSE 'REVOKE %I FROM %I CASCADE' END,
+                       g.rolname, one.rolname, by.rolname)
+FROM one, me, pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid LEFT JOIN pg_roles by ON by.oid = m.grantor
+WHERE m.member = one.oid AND CASE WHEN new THEN NOT pg_has_role(me.oid, m.grantor, 'SET') ELSE g.rolsuper AND NOT me.rolsuper END
+  AND EXISTS (SELECT FROM above JOIN pg_roles a ON a.oid = above.role WHERE a.rolcanlogin OR a.rolname = 'pg_signal_backend')
+UNION ALL
+SELECT format('/* in database %I */ GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO PUBLIC', current_database())
+FROM one WHERE NOT has_function_privilege(one.oid, 'pg_terminate_backend(int, bigint)', 'EXECUTE')
+
 -- :name creators
 -- The roots of creators that our login itself made (role 10, the cluster's first, grants a role to whoever made it), and what they
 -- made, with numbers of users and with the groups that they hand out. $1 comment of a root. 16 and later.

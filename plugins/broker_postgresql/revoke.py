@@ -9,6 +9,7 @@ import asyncpg
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, UserRemains
 from broker_postgresql import creators, sessions
+from broker_postgresql import hidden as hidden_logins
 from broker_postgresql.acting import run_as_each
 from broker_postgresql.batch import Act, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
@@ -24,7 +25,7 @@ from broker_postgresql.session import Session
 _BLOCKED_LIMIT_S = 2.0
 _STILL_OPEN = "sessions of the user are still open; they were told to end"
 _HIDES = "a login of the user is still in progress; it was told to end"
-_UNTOLD = "a login is in progress on the server that may be the user's, and the broker's login can't become the user to end it"
+_UNTOLD = "a login is in progress on the server that may be the user's, and the broker's login can't act as the user to end it"
 
 
 async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
@@ -118,8 +119,7 @@ async def _end_hidden(session: Session, present: Sequence[Present], hidden: Hidd
         if one.oid in found.going:
             results.fail(one.user, UserRemains(_HIDES))
         elif one.oid in found.untold:
-            remedy = f"GRANT {identifier(one.name)} TO {identifier(session.greeting.login)}"
-            results.fail(one.user, UserRemains(_UNTOLD, remedy=(remedy,)))
+            results.fail(one.user, UserRemains(_UNTOLD, remedy=await hidden_logins.remedy(session, one.oid)))
 
 
 async def _end(session: Session, users: Sequence[User], present: Sequence[Present], results: Results) -> None:

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from broker.clock import stopwatch_s
-from broker.errors import DatabaseUnavailable
+from broker.errors import DatabaseUnavailable, UserRemains
 from broker.secret import Secret
 from broker_postgresql import hidden
 
@@ -190,16 +190,75 @@ async def test_prepared_transaction_is_no_login(scene: Any) -> None:
 
 
 async def test_who_may_not_ask_is_told_so(scene: Any) -> None:
-    """Where users may not call what ends sessions, a login in progress can't be told apart, and the revocation is not done."""
+    """Where users may not call what ends sessions, a login in progress can't be told apart; once the statement told was run, it can."""
     user, password = await scene.create()
     login = attack(scene, user.name, password, LONG_S)
-    await scene.root.execute("REVOKE EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) FROM PUBLIC")
-    await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO limited")
+    function = "FUNCTION pg_terminate_backend(int, bigint)"
+    await scene.root.execute(f"REVOKE EXECUTE ON {function} FROM PUBLIC; GRANT EXECUTE ON {function} TO limited")
     try:
+        async with hiding(scene, login) as [pid]:
+            [ended] = await scene.engine.end_sessions([user])
+            assert isinstance(ended.error, UserRemains)
+            assert "may be the user's" in str(ended.error)
+            [remedy] = ended.error.remedy
+            await scene.root.execute(remedy)
+            assert gone(await scene.remove([user]))
+            assert pid not in [row["pid"] for row in await scene.root.fetch(IN_PROGRESS)]
+    finally:
+        await scene.root.execute(f"GRANT EXECUTE ON {function} TO PUBLIC; REVOKE EXECUTE ON {function} FROM limited")
+
+
+@asynccontextmanager
+async def gang(scene: Any, attributes: str) -> AsyncIterator[tuple[str, str]]:
+    """A group that logs in itself, and an administrator of it, with a login of its own or none left."""
+    group, admin = f"gang_{scene.origin.boot}", f"admin_{scene.origin.boot}"
+    await scene.root.execute(
+        f"CREATE ROLE {group} LOGIN PASSWORD 'gang'; GRANT CONNECT ON DATABASE app TO {group};"
+        f"CREATE ROLE {admin} {attributes}; GRANT {group} TO {admin} WITH ADMIN OPTION"
+    )
+    try:
+        yield group, admin
+    finally:
+        await scene.root.execute(f"DROP OWNED BY {group}; DROP ROLE {group}; DROP ROLE {admin}")
+
+
+@pytest.mark.parametrize("attributes", ["LOGIN", "NOLOGIN"])
+async def test_membership_that_another_granted_is_told(scene: Any, attributes: str) -> None:
+    """A membership of which our login can't become the grantor: the very statement told takes it back, and the login is ended."""
+    user, password = await scene.create()
+    async with gang(scene, attributes) as (group, admin):
+        await scene.root.execute(f'SET ROLE {admin}; GRANT {group} TO "{user.name}"; RESET ROLE')
+        login = attack(scene, user.name, password, LONG_S)
+        theirs = attack(scene, group, Secret("gang"), LONG_S, role="")
+        async with hiding(scene, login, theirs):
+            [ended] = await scene.engine.end_sessions([user])
+            if scene.place.limited and scene.place.new:
+                assert isinstance(ended.error, UserRemains)
+                assert ended.error.remedy == (f'REVOKE {group} FROM "{user.name}" GRANTED BY {admin} CASCADE',)
+                assert len(await scene.root.fetch(IN_PROGRESS)) == 2
+                await scene.root.execute(ended.error.remedy[0])
+            else:
+                assert ended.error is None
+            assert gone(await scene.remove([user]))
+            assert len(await scene.root.fetch(IN_PROGRESS)) == 1
+
+
+async def test_membership_in_a_superuser_is_told(scene: Any) -> None:
+    """A membership that only a superuser takes back holds its user up, until the very statement told was run."""
+    user, password = await scene.create()
+    chief = f"chief_{scene.origin.boot}"
+    await scene.root.execute(f'CREATE ROLE {chief} SUPERUSER LOGIN; GRANT {chief} TO "{user.name}"')
+    try:
+        login = attack(scene, user.name, password, LONG_S)
         async with hiding(scene, login):
             [ended] = await scene.engine.end_sessions([user])
-            assert "may be the user's" in str(ended.error)
-            await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO PUBLIC")
+            # A superuser's login sets the membership aside and ends the login, yet drops nobody who could have made others.
+            held = ended.error if scene.place.limited else (await scene.remove([user]))["drop"][0]
+            assert isinstance(held, UserRemains)
+            assert bool(await scene.root.fetch(IN_PROGRESS)) is scene.place.limited
+            [remedy] = held.remedy
+            await scene.root.execute(remedy)
             assert gone(await scene.remove([user]))
+            assert not await scene.root.fetch(IN_PROGRESS)
     finally:
-        await scene.root.execute("GRANT EXECUTE ON FUNCTION pg_terminate_backend(int, bigint) TO PUBLIC")
+        await scene.root.execute(f"DROP ROLE {chief}")
