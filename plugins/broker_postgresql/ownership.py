@@ -13,7 +13,7 @@ import asyncpg
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains
-from broker_postgresql import bulk, dependencies, handover, prepared
+from broker_postgresql import bulk, dependencies, handover, passed_on, prepared
 from broker_postgresql.batch import attempt, in_halves
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
@@ -173,6 +173,7 @@ class _Work:
         async def fail(one: Present, error: asyncpg.PostgresError) -> None:
             await self._remains(session, one, error)
 
+        await passed_on.take_back(session, some, self._results)
         await in_halves([one for one in some if one.oid not in owned], revoke, fail)
         for one in sorted((one for one in some if one.oid in owned), key=lambda one: owned[one.oid]):
             try:

@@ -159,6 +159,26 @@ LEFT JOIN LATERAL (
 SELECT datallowconn AS open, datconnlimit AS at_most, has_database_privilege(oid, 'CONNECT') AS connect
 FROM pg_database WHERE datname = $1
 
+-- :name passed_on
+-- Statements that take back rights on columns, in this database, of which users ($1 OIDs) are the grantors: table by table, as the user and
+-- as who owns the table.
+SELECT g.oid,
+       format('SET LOCAL ROLE %I; REVOKE %s ON TABLE %s FROM %s CASCADE', g.name, g.rights, g.relation, g.grantees) AS as_user,
+       format('GRANT %1$s ON TABLE %2$s TO %3$I WITH GRANT OPTION; REVOKE %1$s ON TABLE %2$s FROM %3$I CASCADE', g.rights, g.relation, g.name)
+         AS as_owner
+FROM (
+  SELECT d.refobjid AS oid, pg_get_userbyid(d.refobjid) AS name, a.attrelid::regclass AS relation,
+         string_agg(DISTINCT format('%s (%I)', e.privilege_type, a.attname), ', ') AS rights,
+         string_agg(DISTINCT CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(e.grantee)) END, ', ') AS grantees
+  FROM pg_shdepend d
+  JOIN pg_attribute a ON a.attrelid = d.objid AND a.attnum = d.objsubid
+  CROSS JOIN LATERAL aclexplode(a.attacl) e
+  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = ANY ($1::oid[]) AND d.deptype = 'a'
+    AND d.classid = 'pg_class'::regclass AND d.objsubid <> 0 AND e.grantor = d.refobjid
+    AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  GROUP BY d.refobjid, a.attrelid
+) g
+
 -- :name granted_memberships
 -- Memberships that users granted. Up to version 15 they outlive the grantor; later ones are dependencies. $1 OIDs.
 SELECT m.grantor AS oid, g.rolname::text AS role, u.rolname::text AS member
