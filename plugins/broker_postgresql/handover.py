@@ -4,7 +4,8 @@ Handing over is an escalation: a view on a table that the user could not read, a
 key fires, an index over a function: all of these run with the rights of whoever owns them next, for everybody who may use them.
 So objects go only to an heir that the user could have become by SET ROLE, or to one without rights of its own. The latter may own
 what others left, hence no code goes there: it is dropped before, or the user is kept, as its role says. Nor may others tie code to
-what goes there: the look-up of a foreign key runs as the owner of the table that it refers to.
+what goes there: the look-up of a foreign key runs as the owner of the table that it refers to. What was left says so in its comment: an
+heir that owns anything else may do something with it, and is none without rights.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _CODE = (
     "the user could not act as {heir} itself and owns code that would then run with the rights of {heir}: {code}. Drop it (the role"
     " may say so: owned_code), or let the role's users join {heir}"
 )
-_UNFIT = "rights of others on the user's tables can't be revoked, or its schemas not be told by a comment, before they are handed over"
+_UNFIT = "rights of others on the user's tables can't be revoked, or what it leaves not be told by a comment, before it is handed over"
 _TIED = "an open transaction ties a foreign key or a trigger to {tables}, which is not handed over before that has ended"
 
 
@@ -63,7 +64,7 @@ async def prepare(session: Session, one: Present, options: RoleOptions, pace: Pa
 
 async def _untie(session: Session, one: Present, pace: Pace) -> None:
     """From here on nobody else can tie anything to the user's tables; what was tied before can be seen."""
-    unfit = [*await _settle(session, one, "unsaid_schemas", pace), *await _settle(session, one, "lent", pace)]
+    unfit = [*await _settle(session, one, "unsaid", pace), *await _settle(session, one, "lent", pace)]
     # Looked for only now: whoever asks for such a lock later finds the right gone, and who had it before has committed.
     if tied := await session.rows(QUERIES["being_tied"], one.oid):
         raise UserRemains(_TIED.format(tables=_named([row["object"] for row in tied])))

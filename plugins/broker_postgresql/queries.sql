@@ -212,7 +212,9 @@ ORDER BY name
 -- :name heir
 -- Whether $1 (OID) could become $2 (name) by SET ROLE, and what $2 may do beyond owning data and entering databases and schemas;
 -- no row where there is no such role. Rights on what other leases' users own don't count: any of them could impose these. Nor does
--- owning what leases leave: data, and schemas that say so. Only this database tells views from tables, and what a schema says.
+-- owning what leases leave: schemas, tables, sequences (those of columns go with the table) and large objects whose comment ends so, and
+-- types and the like, by which nobody gets at anything. Only this database tells views from tables, and what a comment says; what is in
+-- another one is out of reach from here.
 SELECT pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
          AS within_reach,
        ARRAY(
@@ -251,12 +253,18 @@ SELECT pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num
                'pg_collation'::regclass, 'pg_statistic_ext'::regclass, 'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
                'pg_default_acl'::regclass) THEN true
              WHEN d.dbid <> here.oid THEN false
-             WHEN d.classid = 'pg_class'::regclass THEN
-               EXISTS (SELECT FROM pg_class c WHERE c.oid = d.objid AND c.relkind NOT IN ('r', 'p', 'S'))
+             WHEN d.classid = 'pg_class'::regclass
+               AND EXISTS (SELECT FROM pg_class c WHERE c.oid = d.objid AND c.relkind NOT IN ('r', 'p', 'S')) THEN true
+             WHEN d.classid = 'pg_class'::regclass AND EXISTS (
+               SELECT FROM pg_depend s
+               WHERE s.classid = d.classid AND s.objid = d.objid AND s.refclassid = d.classid AND s.refobjsubid <> 0
+                 AND s.deptype IN ('a', 'i')) THEN false
              WHEN d.classid = 'pg_type'::regclass THEN
                EXISTS (SELECT FROM pg_type t WHERE t.oid = d.objid AND t.typtype NOT IN ('e', 'c', 'm'))
-             WHEN d.classid = 'pg_namespace'::regclass THEN
-               obj_description(d.objid, 'pg_namespace') IS DISTINCT FROM 'left by a user of the broker'
+             WHEN d.classid IN ('pg_class'::regclass, 'pg_namespace'::regclass, 'pg_largeobject'::regclass) THEN NOT EXISTS (
+               SELECT FROM pg_description said
+               WHERE said.classoid = d.classid AND said.objoid = d.objid AND said.objsubid = 0
+                 AND said.description LIKE '%left by a user of the broker')
              ELSE false END
          LIMIT 5
        ) AS rights
@@ -410,11 +418,28 @@ WHERE l.locktype = 'relation' AND l.mode = 'ShareRowExclusiveLock' AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND c.relowner = $1::oid
 LIMIT 6
 
--- :name unsaid_schemas
--- Statements that have schemas of $1 (OID) say where they come from. $2 rows.
-SELECT format('COMMENT ON SCHEMA %I IS %L', nspname, 'left by a user of the broker') AS statement
-FROM pg_namespace
-WHERE nspowner = $1::oid AND obj_description(oid, 'pg_namespace') IS DISTINCT FROM 'left by a user of the broker'
+-- :name unsaid
+-- Statements that have schemas, tables, sequences and large objects of $1 (OID) say where they come from, below what they say already.
+-- $2 rows.
+SELECT format('COMMENT ON %s IS %L', o.target, concat_ws(E'\n', said.description, 'left by a user of the broker')) AS statement
+FROM pg_shdepend d
+CROSS JOIN LATERAL (
+  SELECT format('SCHEMA %I', n.nspname) AS target FROM pg_namespace n WHERE d.classid = 'pg_namespace'::regclass AND n.oid = d.objid
+  UNION ALL
+  SELECT format('LARGE OBJECT %s', d.objid) WHERE d.classid = 'pg_largeobject'::regclass
+  UNION ALL
+  SELECT format('%s %s', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass)
+  FROM pg_class c
+  WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'p', 'S') AND NOT EXISTS (
+    SELECT FROM pg_depend s
+    WHERE s.classid = d.classid AND s.objid = d.objid AND s.refclassid = d.classid AND s.refobjsubid <> 0 AND s.deptype IN ('a', 'i'))
+) o
+LEFT JOIN LATERAL (
+  SELECT description FROM pg_description WHERE classoid = d.classid AND objoid = d.objid AND objsubid = 0 OFFSET 0
+) said ON true
+WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1::oid AND d.deptype = 'o'
+  AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND coalesce(said.description NOT LIKE '%left by a user of the broker', true)
 LIMIT $2
 
 -- :name owned_ids

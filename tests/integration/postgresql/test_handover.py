@@ -293,6 +293,13 @@ async def test_own_foreign_key_that_may_cast_keeps_its_user(keeper: Any) -> None
 
 
 OWNS = {
+    "a table": (f"CREATE TABLE shop (a int); ALTER TABLE shop OWNER TO {KEEPER}", "table public.shop"),
+    "a partitioned table": (
+        f"CREATE TABLE shop (a int) PARTITION BY LIST (a); ALTER TABLE shop OWNER TO {KEEPER}",
+        "table public.shop",
+    ),
+    "a sequence": (f"CREATE SEQUENCE shop; ALTER SEQUENCE shop OWNER TO {KEEPER}", "sequence public.shop"),
+    "a large object": (f"SELECT lo_create(4711); ALTER LARGE OBJECT 4711 OWNER TO {KEEPER}", "large object 4711"),
     "a schema": (f"CREATE SCHEMA shop AUTHORIZATION {KEEPER}", "schema shop"),
     "a view": (f"CREATE VIEW shop AS SELECT 1 AS a; ALTER VIEW shop OWNER TO {KEEPER}", "view public.shop"),
     "a function": (
@@ -304,12 +311,39 @@ OWNS = {
 
 @pytest.mark.parametrize("kind", OWNS)
 async def test_heir_that_owns_an_application_gets_nothing(keeper: Any, kind: str) -> None:
-    """An heir that owns what no lease leaves behind has rights of its own."""
+    """An heir that owns what no lease leaves behind has rights of its own, were it one table; the statement told finishes it."""
     statement, named = OWNS[kind]
     await keeper.root.execute(statement)
     user = await owning(keeper, terms("drop"), "SELECT 1")
-    assert f"ownership of {named}" in str(error_of(await keeper.remove([user])))
+    error = error_of(await keeper.remove([user]))
+    assert f"ownership of {named}" in str(error)
     assert set((await owners(keeper, user)).values()) == {user.name}
+    for remedy in error.remedy:
+        await keeper.root.execute(remedy)
+    assert gone(await keeper.remove([user]))
+    left = f"left_over_{user.identity}"
+    assert set((await owners(keeper, user)).values()) == {left}
+    await keeper.root.execute(f"DROP OWNED BY {left}; DROP ROLE {left}")
+
+
+async def test_what_users_left_does_not_spoil_the_heir(keeper: Any) -> None:
+    """Data that one user left says so, below what it said before, and the next user's goes to the same heir."""
+    data = "CREATE TABLE u_{n} (a serial); CREATE SEQUENCE q_{n}; SELECT lo_create(5000000 + {n}); COMMENT ON TABLE t_{n} IS 'it''s mine'"
+    first, second = [await owning(keeper, terms(), data) for _ in range(2)]
+    for user in (first, second):
+        assert gone(await keeper.remove([user]))
+        assert set((await owners(keeper, user)).values()) == {KEEPER}
+    said = "SELECT obj_description($1::text::regclass, 'pg_class')"
+    assert await keeper.root.fetchval(said, f"t_{first.number}") == "it's mine\nleft by a user of the broker"
+    assert await keeper.root.fetchval(said, f"q_{first.number}") == "left by a user of the broker"
+
+
+async def test_what_was_handed_over_is_said_once(keeper: Any) -> None:
+    """A user that says itself where its data comes from, or whose hand-over broke off after that, gets nothing said twice."""
+    user = await owning(keeper, terms(), "COMMENT ON TABLE t_{n} IS 'left by a user of the broker'")
+    assert gone(await keeper.remove([user]))
+    said = await keeper.root.fetchval("SELECT obj_description($1::text::regclass, 'pg_class')", f"t_{user.number}")
+    assert said == "left by a user of the broker"
 
 
 async def test_schemas_of_users_do_not_spoil_the_heir(keeper: Any) -> None:
