@@ -12,6 +12,7 @@ from broker.errors import UserRemains
 from broker.model import Terms
 
 QUIET = Terms(options={"grant_roles": ["readers"], "owned_objects": "drop"})
+KEEPING = Terms(options={"grant_roles": ["readers"], "owned_objects": "contain"})
 
 
 @pytest.fixture
@@ -49,6 +50,10 @@ async def _finish(scene: Any, remedy: str) -> None:
 
 
 STUBBORN = "'BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN OTHERS OR QUERY_CANCELED THEN NULL; END; END LOOP; END'"
+THOUSANDS = (
+    "DO 'BEGIN FOR i IN 1..8 LOOP FOR j IN 1..500 LOOP EXECUTE format(''CREATE TABLE f_{n}_%s (a int)'', i * 500 + j); END LOOP;"
+    " COMMIT; END LOOP; END'"
+)
 FIGHTS = {
     "holds its own role's row": ["BEGIN; ALTER ROLE {u} PASSWORD 'x'"],
     "keeps changing its own role": ["ALTER ROLE {u} SET work_mem = '1MB'; BEGIN; ALTER ROLE {u} SET statement_timeout = 0"],
@@ -71,6 +76,7 @@ FIGHTS = {
         "CREATE TABLE f_{n} (a int, b int); GRANT ALL ON f_{n} TO readers WITH GRANT OPTION",
         "CREATE TABLE f_{n} (a int, b int); GRANT UPDATE (a) ON f_{n} TO PUBLIC",
     ],
+    "owns 4,000 tables": [THOUSANDS],
     "catches what ends it": ["CREATE FUNCTION f_{n}() RETURNS void LANGUAGE plpgsql AS " + STUBBORN, "LOOP SELECT f_{n}()"],
     "names objects to hurt": ['CREATE TABLE "f_{n}\'; DROP ROLE readers; --" (a int); CREATE TABLE "*/ f_{n}" (a int)'],
     "keeps cursors and temporary tables": [
@@ -80,10 +86,9 @@ FIGHTS = {
 """What a user does in sessions of its own, which stay open."""
 
 
-@pytest.mark.parametrize("kind", FIGHTS)
-async def test_fighting_user_is_gone(scene: Any, bystander: Any, kind: str) -> None:
-    """Whatever a user does with its own means, one call of each stage, or for what it prepared two, takes it away."""
-    user, password = await scene.create(QUIET)
+async def fight(scene: Any, of: Terms, kind: str) -> tuple[Any, Any, list[asyncio.Task[Any]]]:
+    """A user that does so in sessions which stay open, its password, and what it still runs."""
+    user, password = await scene.create(of)
     running = []
     for place, wanted in enumerate(FIGHTS[kind]):
         text = wanted.replace("{n}", f"{user.number}").replace("{u}", f'"{user.name}"')
@@ -96,10 +101,79 @@ async def test_fighting_user_is_gone(scene: Any, bystander: Any, kind: str) -> N
             first, begin, rest = text.partition("; BEGIN")
             await wire.execute(first)
             await wire.execute(begin + rest or "SELECT 1")
+    return user, password, running
+
+
+async def contain_at_once(scene: Any, user: Any, password: Any) -> None:
+    """The first two stages, each called once, leave the user no login and no session, whatever becomes of the rest."""
+    for verb in (scene.engine.disable, scene.engine.end_sessions):
+        [outcome] = await verb([user])
+        assert outcome.error is None
+    assert await contained(scene, user, password)
+
+
+@pytest.mark.parametrize("kind", FIGHTS)
+async def test_fighting_user_is_gone(scene: Any, bystander: Any, kind: str) -> None:
+    """Whatever a user does with its own means, one call of each of two stages contains it, and one of each other takes it away."""
+    user, password, running = await fight(scene, QUIET, kind)
+    await contain_at_once(scene, user, password)
     assert gone(await scene.remove([user]))
     assert await contained(scene, user, password)
     assert not await scene.exists(user.name)
     await asyncio.gather(*running, return_exceptions=True)
+
+
+ROUNDS = 3
+
+
+@pytest.mark.parametrize("kind", FIGHTS)
+async def test_fighting_user_is_kept_with_what_ends_it(scene: Any, bystander: Any, kind: str) -> None:
+    """Where its objects are to be kept, it is contained just so, and gone once the statements told were run; nothing it made is lost."""
+    user, password, running = await fight(scene, KEEPING, kind)
+    await contain_at_once(scene, user, password)
+    made = await _owned(scene, user.name)
+    said = await scene.remove([user])
+    assert gone(said) is not any(made)
+    for _ in range(ROUNDS):
+        if gone(said):
+            break
+        error = said["release"][0]
+        assert isinstance(error, UserRemains)
+        assert error.remedy
+        assert await contained(scene, user, password)
+        for remedy in error.remedy:
+            await _finish(scene, remedy)
+        said = await scene.remove([user])
+    assert gone(said)
+    assert not await scene.exists(user.name)
+    keeper = f"left_over_{user.identity}"
+    assert await _owned(scene, keeper) == made
+    await asyncio.gather(*running, return_exceptions=True)
+    await _clear(scene, keeper)
+
+
+async def _owned(scene: Any, name: str) -> list[int]:
+    """How many relations, functions and large objects a role owns in each database."""
+    query = (
+        "SELECT count(*) FROM pg_shdepend d WHERE d.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1::text) AND d.deptype = 'o'"
+        " AND d.dbid = (SELECT oid FROM pg_database WHERE datname = $2::text)"
+        " AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_largeobject'::regclass)"
+    )
+    return [await scene.root.fetchval(query, name, database) for database in ("app", "other")]
+
+
+async def _clear(scene: Any, keeper: str) -> None:
+    if not await scene.exists(keeper):
+        return
+    for database in ("app", "other"):
+        wire = await scene.place.root(database)
+        while names := await wire.fetch(
+            "SELECT oid::regclass::text FROM pg_class WHERE relowner = $1::text::regrole AND relkind = 'r' LIMIT 500", keeper
+        ):
+            await wire.execute(f"DROP TABLE {', '.join(row[0] for row in names)}")
+        await wire.execute(f"DROP OWNED BY {keeper}")
+        await wire.close()
+    await scene.root.execute(f"DROP ROLE {keeper}")
 
 
 async def _until(scene: Any, query: str) -> None:
@@ -178,6 +252,76 @@ async def test_rights_that_were_passed_on_go_with_the_user(scene: Any, bystander
     assert "readers=" in acl
     assert ",=" not in acl
     await scene.root.execute(f"DROP TABLE shared_{user.number}")
+
+
+async def passing_columns_on(scene: Any, database: str, owner: Any) -> tuple[Any, Any, Any]:
+    """A user that passed on, column by column, what it may pass on of a whole table, its password, and a session that has some of it."""
+    user, password = await scene.create(QUIET)
+    other, word = await scene.create()
+    table = f"shared_{user.number}"
+    await owner.execute(
+        f'CREATE TABLE {table} (a int, "o\'d" int, c int); GRANT SELECT (a) ON {table} TO readers;'
+        f'GRANT SELECT, UPDATE ON {table} TO "{user.name}" WITH GRANT OPTION'
+    )
+    wire = await scene.session(user.name, password, database)
+    await wire.execute(
+        f'GRANT SELECT ("o\'d", c), UPDATE (a) ON {table} TO "{other.name}"; GRANT SELECT (c) ON {table} TO PUBLIC, readers'
+    )
+    reader = await scene.session(other.name, word, database)
+    assert await reader.fetchval(f"SELECT count(c) FROM {table}") == 0
+    return user, password, reader
+
+
+async def only_theirs(reader: Any, table: str) -> None:
+    """What came of the user is gone, and what others were granted by the table's owner is there."""
+    assert await reader.fetchval(f"SELECT count(a) FROM {table}") == 0
+    with pytest.raises(Exception, match="permission denied"):
+        await reader.fetchval(f"SELECT count(c) FROM {table}")
+    with pytest.raises(Exception, match="permission denied"):
+        await reader.execute(f"UPDATE {table} SET a = 1")
+
+
+@pytest.mark.parametrize("database", ["app", "other"])
+async def test_rights_on_columns_that_were_passed_on_go_with_the_user(scene: Any, bystander: Any, database: str) -> None:
+    """Passed on by an option on the whole table, column by column, they are taken back in every database; others' rights stay."""
+    owner = await scene.place.root(database)
+    user, password, reader = await passing_columns_on(scene, database, owner)
+    table = f"shared_{user.number}"
+    said = await scene.remove([user])
+    assert await contained(scene, user, password)
+    await only_theirs(reader, table)
+    if scene.place.limited:
+        # What the owner granted to the user itself, our login may not revoke.
+        await owner.execute(said["release"][0].remedy[0])
+        said = await scene.remove([user])
+    assert gone(said)
+    assert not await scene.exists(user.name)
+    await owner.execute(f"DROP TABLE {table}")
+    await owner.close()
+
+
+@pytest.mark.parametrize("database", ["app", "other"])
+async def test_rights_on_columns_that_outlived_their_option_are_told(scene: Any, bystander: Any, database: str) -> None:
+    """Once the option was revoked by hand the user can't take them back; a superuser's login does, a plain one tells with what."""
+    owner = await scene.place.root(database)
+    user, password, reader = await passing_columns_on(scene, database, owner)
+    table = f"shared_{user.number}"
+    await owner.execute(f'REVOKE ALL ON {table} FROM "{user.name}" CASCADE')
+    assert await reader.fetchval(f"SELECT count(c) FROM {table}") == 0
+    said = await scene.remove([user])
+    if scene.place.limited:
+        error = said["release"][0]
+        assert isinstance(error, UserRemains)
+        assert await contained(scene, user, password)
+        [remedy] = error.remedy
+        assert remedy.startswith(f'/* in database "{database}" */ GRANT')
+        await owner.execute(remedy)
+        said = await scene.remove([user])
+    assert gone(said)
+    assert not await scene.exists(user.name)
+    await only_theirs(reader, table)
+    await owner.execute(f"DROP TABLE {table}")
+    await owner.close()
 
 
 @pytest.mark.parametrize(
