@@ -35,7 +35,7 @@ _LIMIT_S = 7.0
 _PATIENCE_S = 9.0
 """For all standbys of a stage together, turns included: what is slow there must not look like a primary that does not answer."""
 _LAG_S = 2.0
-"""How long a batch waits for a standby to catch up; the next attempt waits again."""
+"""How long a batch waits for a standby to catch up; the next one does only once that one's place in the log was reached."""
 _END_S = 2.0
 _PAUSE_S = 0.02
 _FIRST_AWAY_S, _LONGEST_AWAY_S = 2.0, 16.0
@@ -59,6 +59,12 @@ class Position:
 
     lsn: str
     started: str
+
+    @property
+    def bytes(self) -> int:
+        """The place in the log as a number."""
+        high, _, low = self.lsn.partition("/")
+        return (int(high, 16) << 32) + int(low, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,8 @@ class Standby:
         self._why_away = ""
         """Empty: it is not away, as far as is known."""
         self._return: asyncio.Task[None] | None = None
+        self._awaited = 0
+        """The place in the log for which a batch waited in vain."""
 
     async def contain(self, oids: Sequence[int], primary: Position) -> dict[int, Trouble]:
         """Sees to it that the users can't get in and are not in; answers what is wrong with whom. Raises `DatabaseUnavailable`."""
@@ -100,7 +108,6 @@ class Standby:
         if self._return is not None:
             self._return.cancel()
             self._return = None
-        self._why_away = ""
         session, self._session = self._session, None
         if session is not None:
             session.wire.terminate()
@@ -118,7 +125,10 @@ class Standby:
             if not state["standby"]:
                 await sessions.end(session, oids, _END_S)
                 return dict.fromkeys(oids, Trouble(_PROMOTED))
-            if (state["caught_up"] and not state["open"]) or stopwatch_s() > deadline_s:
+            if state["caught_up"] and not state["open"]:
+                break
+            if stopwatch_s() > deadline_s or primary.bytes - state["behind"] < self._awaited:
+                self._awaited = max(self._awaited, primary.bytes)
                 break
             if not told:
                 # Whoever is in can go already; others may still follow.

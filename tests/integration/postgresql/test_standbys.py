@@ -135,6 +135,14 @@ async def test_hidden_login_on_the_standby_ends(pair: Pair) -> None:
     await wire.close()
 
 
+async def test_idle_servers_show_no_login_in_progress(pair: Pair) -> None:
+    """Neither what replays the log nor whatever else works in the background is taken for a login, which would cost each batch a second."""
+    for wire in (pair.there, pair.scene.root):
+        async with asyncio.timeout(LIMIT_S):
+            while await wire.fetch(hidden.QUERIES["logins_in_progress"]):
+                await asyncio.sleep(0.02)
+
+
 def replicating(server: PostgresServer, name: str, password: Secret, delay_s: int) -> asyncio.Task[Any]:
     """A login for physical replication that sleeps for so long after its check."""
     dsn = server.dsn(name, password).reveal()
@@ -247,6 +255,44 @@ async def test_lagging_standby_keeps_the_revocation_open(pair: Pair, monkeypatch
     for each in (wire, again):
         with pytest.raises(CLOSED):
             await each.fetchval("SELECT 1")
+
+
+async def test_lagging_standby_is_waited_for_by_one_batch(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the place in the log for which a batch waited is not reached nobody waits again: each is told at once how far it is behind."""
+    scene = pair.scene
+    users = [(await scene.create())[0] for _ in range(3)]
+    await pair.arrived()
+    await pair.there.execute("SELECT pg_wal_replay_pause()")
+    try:
+        monkeypatch.setattr(standbys, "_LAG_S", 0.3)
+        for user in users:
+            await scene.engine.disable([user])
+            async with asyncio.timeout(LIMIT_S):
+                [outcome] = await scene.engine.end_sessions([user])
+            assert "has not replayed yet" in str(outcome.error)
+            # Whoever waited for a standby now would do so for longer than this test has.
+            for limit in ("_LAG_S", "_LIMIT_S", "_PATIENCE_S"):
+                monkeypatch.setattr(standbys, limit, 10.0 * LIMIT_S)
+    finally:
+        await pair.there.execute("SELECT pg_wal_replay_resume()")
+    await pair.arrived()
+    # It has caught up with all for which somebody waited, so it is waited for again.
+    last, _ = await scene.create()
+    await pair.arrived()
+    await pair.there.execute("SELECT pg_wal_replay_pause()")
+    await scene.engine.disable([last])
+    begun = await pair.there.fetchval("SELECT clock_timestamp()")
+    ending = asyncio.ensure_future(scene.engine.end_sessions([last]))
+    asked = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^broker/' AND query ~ 'caught_up' AND query_start > $1"
+    )
+    async with asyncio.timeout(LIMIT_S):
+        while not await pair.there.fetchval(asked, begun):
+            await asyncio.sleep(0.01)
+    await pair.there.execute("SELECT pg_wal_replay_resume()")
+    [outcome] = await ending
+    assert outcome.error is None
+    assert gone(await scene.remove([*users, last]))
 
 
 async def test_standby_that_does_not_know_the_user_yet_counts_as_lagging(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
