@@ -288,9 +288,15 @@ async def test_run_ends_sessions_of_users_that_are_no_more(rig: Any) -> None:
     assert "sweep" in {entry["request"]["operation"] for entry in rig.entries()}
 
 
-async def test_run_waits_for_a_sweep_under_way_and_sweeps_itself(rig: Any) -> None:
+async def test_run_waits_for_a_sweep_under_way_and_sweeps_itself(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that began before may have looked too early."""
-    sweeper = Sweeper(rig.boot.parts)
+    sweeper, asked, sweep = Sweeper(rig.boot.parts), asyncio.Event(), Sweeper.sweep
+
+    async def told(self: Sweeper, connection: Any) -> Any:
+        asked.set()
+        return await sweep(self, connection)
+
+    monkeypatch.setattr(Sweeper, "sweep", told)
     gate = rig.hold("after main.sweep")
     await sweeper.run()
     await gate.entered.wait()
@@ -299,6 +305,7 @@ async def test_run_waits_for_a_sweep_under_way_and_sweeps_itself(rig: Any) -> No
     rig.server().remove("dropped")
     reconciler = Reconciler(rig.boot.parts, sweeper)
     reconciler.start("", Scope.SAFE)
+    await asked.wait()
     gate.opened.set()
     await reconciler._task  # type: ignore[misc]  # it was just started
     assert not rig.server().is_open(session)
