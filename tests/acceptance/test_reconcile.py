@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -276,6 +277,29 @@ async def test_status_tells_failures_from_differences(quiet: BrokerProcess, post
     away = run(quiet)
     assert (away.returncode, away.stdout) == (UNAVAILABLE, "")
     assert "does not answer" in away.stderr
+
+
+async def test_database_that_does_not_answer_delays_no_other(tmp_path: Path, postgresql_18: PostgresServer) -> None:
+    """It takes the connection and says nothing. The others are compared and put right long before its time limit is over."""
+    content = f"[engines]\nconnect_timeout_s = {2 * LIMIT_S}\n{QUIET}"
+    with socket.create_server(("127.0.0.1", 0)) as silent, BrokerProcess(tmp_path, content) as broker:
+        port = silent.getsockname()[1]
+        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port}/app?connect_timeout={2 * LIMIT_S}"
+        body = {**connection_to(postgresql_18, connection_url=url), "verify_connection": False}
+        assert (await broker.request("PUT", "database/config/a-silent-one", body)).status in {200, 204}
+        await prepare(broker, postgresql_18, {}, app=0)
+        gone = await issue(broker)
+        await Database(postgresql_18).run(f'DROP ROLE "{gone["data"]["username"]}"')
+        assert (await broker.request("POST", "sys/reconcile", {"dry_run": False})).status == 202
+
+        async def put_right() -> bool:
+            reports = (await broker.request("GET", "sys/reconcile")).data["connections"]
+            return [report["amended"] for report in reports if report["connection"] == "pg"] == [{"missing_user": 1}]
+
+        await until(put_right, limit_s=LIMIT_S)
+        shown = (await broker.request("GET", "sys/reconcile")).data
+        assert shown["state"] == "running"
+        assert [report["connection"] for report in shown["connections"]] == ["a-silent-one", "pg"]
 
 
 async def test_database_that_is_away_is_told_beside_the_others(quiet: BrokerProcess, postgresql_18: PostgresServer) -> None:
