@@ -45,7 +45,9 @@ class Able(Struct, frozen=True):
 
 async def find(session: Session, oids: Sequence[int]) -> list[Able]:
     """Which of these roles could make others, by an attribute of their own or of a role that they could become."""
-    return [Able(**row) for row in await session.rows(QUERIES["able_to_make_roles"], oids)] if oids else []
+    if not oids or not (await session.rows(QUERIES["anybody_able"], oids))[0]["able"]:
+        return []
+    return [Able(**row) for row in await session.rows(QUERIES["able_to_make_roles"], oids)]
 
 
 async def refuse(session: Session, oid: int) -> None:

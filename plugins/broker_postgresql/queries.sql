@@ -563,6 +563,19 @@ BEGIN
   END LOOP;
 END $broker$
 
+-- :name anybody_able
+-- Whether any of $1 (OIDs) could make roles. Asked for every batch: groups that all of them have are looked at once, and everything by its
+-- OID, since where nobody analysed the catalogues all roles that there are would be read.
+WITH RECURSIVE above (role) AS (
+  SELECT m.roleid FROM unnest($1::oid[]) AS o CROSS JOIN LATERAL (SELECT roleid FROM pg_auth_members WHERE member = o OFFSET 0) m
+  UNION
+  SELECT m.roleid FROM above CROSS JOIN LATERAL (SELECT roleid FROM pg_auth_members WHERE member = above.role OFFSET 0) m
+)
+SELECT EXISTS (
+  SELECT FROM (SELECT unnest($1::oid[]) UNION ALL SELECT role FROM above) AS each (role)
+  WHERE (SELECT r.rolcreaterole OR r.rolsuper FROM pg_roles r WHERE r.oid = each.role)
+) AS able
+
 -- :name able_to_make_roles
 -- Which of $1 (OIDs) could make roles, as what, what they made as far as the server knows (from 16 on role 10, the cluster's first, grants a
 -- role to whoever made it), and what takes these logins and that right away. OFFSET and scalar subqueries have
