@@ -148,7 +148,13 @@ async def test_server_that_restarted(engine: Engine, fragile: PostgresServer) ->
 async def test_backends_that_were_ended(engine: Engine, fragile: PostgresServer, watcher: Any) -> None:
     """An administrator who ends our sessions hurts no later call."""
     await engine.create(await order(engine, 1))
+    kept = [session for lane in (engine._lanes.general, engine._lanes.enabling) for session in lane._idle]
+    assert kept
     await watcher.execute("SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE application_name ~ '^broker/'")
+    async with asyncio.timeout(BOUND_S):
+        # The server says why before it hangs up; in between nobody can tell.
+        while not all(session.wire.is_closed() for session in kept):
+            await asyncio.sleep(0.01)
     assert await engine.create(await order(engine, 2))
 
 
