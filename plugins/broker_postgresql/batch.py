@@ -1,13 +1,15 @@
 """A verb over many users: all together first, then in halves, so that one bad user neither fails nor slows the others much.
 
 Where somebody holds a lock against them, each user alone, beginning anywhere: that costs one lock timeout for each user that is locked,
-and nobody else's turn. Such waits have a budget, so that whoever holds a lock on all of them doesn't hold up what comes after.
+and nobody else's turn. Such waits have one budget for all that a call does, so that whoever holds locks on all of them doesn't hold up what
+comes after.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import asyncpg
@@ -27,27 +29,35 @@ Act = Callable[[Sequence[Present]], Awaitable[None]]
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class Patience:
+    """How much longer one call waits for others' locks, in all that it does for any of its users."""
+
+    left_s: float = _LOCKED_S
+
+
 async def in_halves(
     users: Sequence[T],
     act: Callable[[Sequence[T]], Awaitable[None]],
     fail: Callable[[T, asyncpg.PostgresError], Awaitable[None]],
+    patience: Patience | None = None,
 ) -> None:
     """Has `act` done for all users, in one transaction where that goes; `fail` hears of each user for whom it never did.
 
-    An error after which the connection is of no use ends it at once.
+    Without `patience` it has one of its own. An error after which the connection is of no use ends it at once.
     """
-    waiting, locked_s = [users] if users else [], 0.0
+    waiting, patience = [users] if users else [], patience or Patience()
     while waiting:
-        some, begun_s = waiting.pop(), stopwatch_s()
-        error = await attempt(some, act) if locked_s < _LOCKED_S else asyncpg.LockNotAvailableError(_NO_TURN)
+        some = waiting.pop()
+        error = await patiently(some, act, patience)
         if error is None:
             continue
-        locked = error.sqlstate == LOCK_TIMEOUT
-        locked_s += stopwatch_s() - begun_s if locked else 0.0
         if len(some) == 1:
             await fail(some[0], error)
+        elif error.sqlstate == LOCK_TIMEOUT:
+            waiting += reversed([[one] for one in from_anywhere(some)])
         else:
-            waiting += reversed(_alone(some) if locked else _halves(some))
+            waiting += reversed(_halves(some))
 
 
 def _halves(users: Sequence[T]) -> list[Sequence[T]]:
@@ -55,10 +65,23 @@ def _halves(users: Sequence[T]) -> list[Sequence[T]]:
     return [users[:middle], users[middle:]]
 
 
-def _alone(users: Sequence[T]) -> list[Sequence[T]]:
-    """In their order, but from anywhere on: those behind the locked ones have their turn in another call."""
-    start = random_below(len(users))
-    return [[one] for one in (*users[start:], *users[:start])]
+def from_anywhere(users: Sequence[T]) -> list[T]:
+    """The users in their order, but from anywhere on: those behind locked ones have their turn in another call."""
+    start = random_below(len(users)) if users else 0
+    return [*users[start:], *users[:start]]
+
+
+async def patiently(
+    users: Sequence[T], act: Callable[[Sequence[T]], Awaitable[None]], patience: Patience
+) -> asyncpg.PostgresError | None:
+    """As `attempt`, while there is patience left; a wait for a lock that was in vain is taken from it."""
+    if patience.left_s <= 0:
+        return asyncpg.LockNotAvailableError(_NO_TURN)
+    begun_s = stopwatch_s()
+    error = await attempt(users, act)
+    if error is not None and error.sqlstate == LOCK_TIMEOUT:
+        patience.left_s -= stopwatch_s() - begun_s
+    return error
 
 
 async def attempt(users: Sequence[T], act: Callable[[Sequence[T]], Awaitable[None]]) -> asyncpg.PostgresError | None:

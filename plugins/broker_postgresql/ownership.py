@@ -14,15 +14,16 @@ from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains
 from broker_postgresql import bulk, dependencies, handover, passed_on, prepared
-from broker_postgresql.batch import attempt, in_halves
+from broker_postgresql.batch import Patience, attempt, from_anywhere, in_halves, patiently
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
 from broker_postgresql.dependencies import Dependency
 from broker_postgresql.failures import first_line
-from broker_postgresql.identity import Present, Results, ours
+from broker_postgresql.identity import Present, Results, ours, with_makers
+from broker_postgresql.issue import lacks_rights
 from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
-from broker_postgresql.orders import Order, run_orders
+from broker_postgresql.orders import Done, Order, run_orders
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
@@ -71,18 +72,41 @@ async def remedies(session: Session, users: Sequence[Present]) -> dict[int, tupl
 
 
 async def _run_own_statements(session: Session, present: Sequence[Present], results: Results) -> None:
-    for one in present:
-        terms = one.user.terms
-        if not terms.revocation:
-            continue
+    """Runs the revocation statements of those whose terms have some. Our login, and who made a user, have its rights by then."""
+    some = [one for one in present if one.user.terms.revocation]
+    await join(session, some)
+    for one in await with_makers(session, some):
         try:
-            statements = filled(terms.revocation, name=one.name, username=one.name)
-            [done] = await run_orders(session, [Order(name=one.name, oid=one.oid, statements=statements)])
+            done = await _run_as_maker(session, one)
         except EngineError as error:
             results.fail(one.user, error)
             continue
         if done.sqlstate:
             results.fail(one.user, InstructionsFailed(f"revocation_statements failed and were undone: {done.message}"))
+    await session.act_as("")
+
+
+async def _run_as_maker(session: Session, one: Present) -> Done:
+    """Runs the user's own statements as its maker, and as our login where that has not the right.
+
+    Our login may drop the user too, but the server looks through all live users to find out that it may.
+    """
+    statements = filled(one.user.terms.revocation, name=one.name, username=one.name)
+    order = Order(name=one.name, oid=one.oid, statements=statements)
+
+    async def equip(_: Sequence[Present]) -> None:
+        await session.run_as(
+            [(one.maker, f"GRANT {identifier(one.name)} TO {identifier(one.maker)} WITH INHERIT TRUE, SET FALSE")]
+        )
+
+    equipped = bool(one.maker) and await attempt([one], equip) is None
+    for maker in (one.maker, "") if equipped else ("",):
+        await session.act_as(maker)
+        [done] = await run_orders(session, [order])
+        # What was granted by others is revoked by others only, which is a mere warning, and the statements stand.
+        if not lacks_rights(done) or (done.warnings and not await ours(session, [one.user])):
+            break
+    return done
 
 
 async def _revoke_memberships(session: Session, present: Sequence[Present], results: Results) -> None:
@@ -121,6 +145,7 @@ class _Work:
         self._found = found
         self._results = results
         self._pace = Pace(stopwatch_s())
+        self._patience = Patience()
 
     async def free(self, users: Sequence[Present], limit_s: float) -> None:
         """Does for these users, in every database, what their terms say; those who own much go on for the time given."""
@@ -174,8 +199,8 @@ class _Work:
             await self._remains(session, one, error)
 
         await passed_on.take_back(session, some, self._results)
-        await in_halves([one for one in some if one.oid not in owned], revoke, fail)
-        for one in sorted((one for one in some if one.oid in owned), key=lambda one: owned[one.oid]):
+        await in_halves([one for one in some if one.oid not in owned], revoke, fail, self._patience)
+        for one in from_anywhere([one for one in some if one.oid in owned]):
             try:
                 await self._part(session, one, owned[one.oid])
             except UserRemains as error:
@@ -193,10 +218,10 @@ class _Work:
         async def act(_: Sequence[Present]) -> None:
             await session.run(drops)
 
-        error = await attempt([one], act) if count <= bulk.SLICE else None
+        error = await patiently([one], act, self._patience) if count <= bulk.SLICE else None
         if count > bulk.SLICE or (error and error.sqlstate == _OUT_OF_LOCKS):
             await self._by_the_slice(session, one, how)
-            error = await attempt([one], act)
+            error = await patiently([one], act, self._patience)
         if error:
             await self._remains(session, one, error)
 

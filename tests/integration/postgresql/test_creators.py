@@ -17,6 +17,7 @@ from broker.errors import InstructionsFailed, UserRemains
 from broker.model import LeaseNumber, Terms
 from broker.testing.postgresql import PostgresServer
 from broker_postgresql import Engine, creators
+from broker_postgresql.acting import run_as_each
 
 OF_USERS = (
     "SELECT u.rolname::text AS user, c.rolname::text AS maker FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.roleid"
@@ -357,6 +358,132 @@ async def test_changed_login_and_users_that_the_former_made_itself(cluster: Clus
     assert error.remedy == (f'GRANT "{user.name}" TO "second" WITH ADMIN OPTION',)
     await cluster.run_as("limited", error.remedy)
     assert not failures(await engine.disable([user]))
+
+
+async def test_roles_are_set_together_and_given_back_one_by_one(cluster: Cluster, few: int) -> None:
+    """Statements of many creators run in one transaction, each as its own role and the last as nobody else than our login."""
+    engine = await cluster.engine()
+    users = await cluster.prepare(engine, 3 * few)
+    by_maker = {maker: user for user, maker in (await cluster.makers()).items()}
+    assert len(by_maker) == 3
+    async with engine._lanes.revoking.session() as session:
+        roles = [*by_maker, ""]
+        text = "SELECT set_config('test.seen{place}', current_user, false)"
+        await run_as_each(session, {role: text.format(place=place) for place, role in enumerate(roles)})
+        seen = [await session.wire.fetchval(f"SELECT current_setting('test.seen{place}')") for place in range(len(roles))]
+        assert seen == [*by_maker, "limited"]
+        first, second, third = by_maker
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await run_as_each(session, {
+                first: f'DROP ROLE "{by_maker[first]}"', second: f'DROP ROLE "{by_maker[first]}"', third: f'DROP ROLE "{by_maker[third]}"',
+            })  # fmt: skip
+        assert await session.wire.fetchval("SELECT current_user::text") == "limited"
+        assert set(await cluster.makers()) == {user.name for user in users}
+
+
+async def test_one_refused_user_keeps_no_others(cluster: Cluster, few: int) -> None:
+    """A user that its creator may drop no more stays alone, with its remedy; those of all creators beside it go."""
+    engine = await cluster.engine()
+    users = await cluster.prepare(engine, 3 * few)
+    makers, odd = await cluster.makers(), users[few]
+    assert not failures(await engine.disable(users))
+    await cluster.root.execute(f'REVOKE "{odd.name}" FROM "{makers[odd.name]}" CASCADE')
+    [error] = failures(await engine.drop(users))
+    assert isinstance(error, UserRemains)
+    assert error.remedy == (f'GRANT "{odd.name}" TO "limited" WITH ADMIN OPTION',)
+    assert set(await cluster.root.fetch("SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'v-%'")) == {(odd.name,)}
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "kept"),
+    [
+        ("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC", "GRANT TEMPORARY ON DATABASE postgres TO PUBLIC", 0),
+        (
+            "ALTER DEFAULT PRIVILEGES FOR ROLE limited REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE limited GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+            1,
+        ),
+    ],
+)
+async def test_users_are_removed_on_hardened_servers(cluster: Cluster, few: int, taken: str, given: str, kept: int) -> None:
+    """Where temporary objects were taken from everybody, or what one login makes is no longer everybody's to use, nothing is missed."""
+    await cluster.root.execute(taken)
+    try:
+        engine = await cluster.engine()
+        users = await cluster.prepare(engine, 2 * few)
+        async with engine._lanes.revoking.session() as session:
+            await run_as_each(session, dict.fromkeys((await cluster.makers()).values(), "SELECT 1"))
+            assert len(session.routines or ()) == kept
+        assert await removed(engine, users) == []
+        assert await cluster.makers() == {}
+    finally:
+        await cluster.root.execute(given)
+
+
+async def test_users_are_removed_where_the_function_was_lost(cluster: Cluster, few: int) -> None:
+    """What is temporary may be discarded under a connection; the next batch over it goes all the same."""
+    engine = await cluster.engine()
+    assert await removed(engine, await cluster.prepare(engine, 2 * few)) == []
+    users = await cluster.prepare(engine, 2 * few)
+    async with engine._lanes.revoking.session() as session:
+        assert session.routines
+        await session.run("DISCARD TEMP")
+    assert await removed(engine, users) == []
+    assert await cluster.makers() == {}
+
+
+async def test_revocation_statements_run_as_who_made_the_user(cluster: Cluster) -> None:
+    """So dropping the user needs no look through all that live. What only the login may do, it does, and the first try leaves nothing."""
+    await cluster.root.execute(
+        "ALTER TABLE goods OWNER TO limited; CREATE TABLE trace (who text); GRANT INSERT ON trace TO PUBLIC"
+    )
+    texts = ("INSERT INTO trace VALUES (current_user)", 'DROP OWNED BY "{{name}}"', 'DROP ROLE "{{name}}"')
+    engine = await cluster.engine()
+    granted, owner = await cluster.prepare(engine, 2, replace(BY_GROUP, revocation=texts))
+    [creator] = set((await cluster.makers()).values())
+    await cluster.root.execute(f'SET ROLE limited; GRANT SELECT ON goods TO "{granted.name}"; RESET ROLE')
+    await cluster.root.execute(f'CREATE TABLE own (); ALTER TABLE own OWNER TO "{owner.name}"')
+    assert not failures(await engine.release([granted, owner]))
+    assert await cluster.makers() == {}
+    assert sorted(row[0] for row in await cluster.root.fetch("SELECT who FROM trace")) == [creator, "limited"]
+    await cluster.root.execute("DROP TABLE trace")
+
+
+async def test_statements_written_for_vault_remove_the_user(scene: Any, errors_of: Any) -> None:
+    """With either login, a role's own statements may drop what the user owns and was granted, and then the user, as Vault's do."""
+    texts = (
+        'REVOKE ALL PRIVILEGES ON ALL TABLES IN SCHEMA public FROM "{{name}}"',
+        'DROP OWNED BY "{{name}}"',
+        'DROP ROLE "{{name}}"',
+    )
+    if scene.place.limited:
+        # With no right of its own on a table nobody may revoke there, in Vault neither.
+        texts = texts[1:]
+    user, _ = await scene.create(replace(BY_GROUP, revocation=texts))
+    await scene.root.execute(f'CREATE TABLE own_{user.number} (); ALTER TABLE own_{user.number} OWNER TO "{user.name}"')
+    other, _ = await scene.create(replace(BY_GROUP, revocation=('DROP ROLE "{{name}}"',)))
+    users = [user, other]
+    assert not any(errors_of(await scene.engine.disable(users), users))
+    assert not any(errors_of(await scene.engine.end_sessions(users), users))
+    assert not any(errors_of(await scene.engine.release(users), users))
+    assert not any([await scene.exists(each.name) for each in users])
+    said = await scene.remove(users)
+    assert not any(error for errors in said.values() for error in errors)
+
+
+async def test_statements_that_hand_over_run_as_the_login(scene: Any) -> None:
+    """What only the login may do, such as handing over to a role that it may become, works beside dropping the user."""
+    texts = ('REASSIGN OWNED BY "{{name}}" TO heir', 'DROP OWNED BY "{{name}}"', 'DROP ROLE "{{name}}"')
+    user, _ = await scene.create(replace(BY_GROUP, revocation=texts))
+    table = f"handed_{user.number}"
+    await scene.root.execute(f'CREATE TABLE {table} (); ALTER TABLE {table} OWNER TO "{user.name}"')
+    said = await scene.remove([user])
+    assert not any(error for errors in said.values() for error in errors)
+    owner = await scene.root.fetchval(
+        "SELECT relowner::regrole::text FROM pg_class WHERE relname = $1", f"handed_{user.number}"
+    )
+    assert owner == "heir"
+    await scene.root.execute(f"DROP TABLE handed_{user.number}")
 
 
 async def test_no_creators_where_none_are_needed(scene: Any) -> None:

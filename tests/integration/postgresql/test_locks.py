@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from broker.errors import UserRemains
 from broker.model import Terms
+from broker_postgresql import batch
 
 ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
 FORMER_KEY = 0x62726F6B6572
 """Of the advisory lock that once stood for the turn of those who grant and revoke."""
 MANY = 64
+WAITS_AT_MOST = 10
+"""Of a second each, before the eight that one call waits for locks are over."""
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
@@ -68,3 +71,46 @@ async def test_lock_on_a_table_holds_up_a_batch_briefly(scene: Any, table: str, 
     await stranger.close()
     said = await scene.remove(users)
     assert not any(error for errors in said.values() for error in errors)
+
+
+async def owners(scene: Any) -> dict[str, Any]:
+    """Users that own a table each, by its name, the latest made last."""
+    terms = Terms(options={"grant_roles": ["readers"], "owned_objects": "drop"})
+    users = sorted([user for user, _ in await scene.prepare(MANY, terms)], key=lambda user: int(user.identity))
+    found = {f"held_{user.number}": user for user in users}
+    await scene.root.execute(
+        ";".join(f'CREATE TABLE {name} (); ALTER TABLE {name} OWNER TO "{user.name}"' for name, user in found.items())
+    )
+    return found
+
+
+async def reader(scene: Any, tables: Sequence[str]) -> Any:
+    """Somebody in a transaction that has read these tables."""
+    stranger = await scene.place.root()
+    scene.stack.push_async_callback(stranger.close)
+    await stranger.execute(f"BEGIN; LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")
+    return stranger
+
+
+async def test_locked_objects_of_many_users_hold_up_a_call_briefly(scene: Any, errors_of: Any) -> None:
+    """However many users own tables in use, a call waits for some of them; the others hear that their turn did not come, and go later."""
+    tables = await owners(scene)
+    users = list(tables.values())
+    stranger = await reader(scene, list(tables))
+    held = errors_of(await scene.engine.release(users), users)
+    assert all(isinstance(error, UserRemains) for error in held)
+    assert sum("turn did not come" in str(error) for error in held) >= MANY - WAITS_AT_MOST
+    assert any("lock timeout" in str(error) for error in held)
+    await stranger.execute("ROLLBACK")
+    said = await scene.remove(users)
+    assert not any(error for errors in said.values() for error in errors)
+
+
+async def test_users_behind_locked_owners_have_their_turn(scene: Any, errors_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Owners of what nobody uses are released though many come before them whose tables are in use: a call begins anywhere among them."""
+    tables = await owners(scene)
+    users = list(tables.values())
+    await reader(scene, list(tables)[:-2])
+    monkeypatch.setattr(batch, "random_below", lambda count: count - 2)
+    held = errors_of(await scene.engine.release(users), users)
+    assert [place for place, error in enumerate(held) if error is None] == [MANY - 2, MANY - 1]

@@ -64,3 +64,23 @@ async def test_users_behind_locked_ones_have_their_turn(monkeypatch: pytest.Monk
     monkeypatch.setattr(batch, "random_below", lambda count: count - 4)
     server = await run(monkeypatch, set(range(60)))
     assert server.done == {60, 61, 62, 63}
+
+
+async def test_patience_is_one_for_all_that_a_call_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one batch waited, the next one of the same call waits no more; who is not locked is done as long as there is some left."""
+    server, patience = Server(set(range(6))), batch.Patience()
+    monkeypatch.setattr(batch, "stopwatch_s", lambda: server.now_s)
+    for users in (range(6), range(6, 9), range(6)):
+        server.failed.clear()
+        await batch.in_halves(users, server.act, server.fail, patience)
+    assert server.done == {6, 7, 8}
+    assert server.now_s == 8 * LOCK_TIMEOUT_S
+    assert sum("turn did not come" in text for text in server.failed.values()) == 6
+
+
+async def test_users_one_by_one_share_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that is done for each user alone ends with the same words."""
+    server, patience = Server(set(USERS)), batch.Patience(2 * LOCK_TIMEOUT_S)
+    monkeypatch.setattr(batch, "stopwatch_s", lambda: server.now_s)
+    errors = [await batch.patiently([user], server.act, patience) for user in USERS]
+    assert ["turn did not come" in str(error) for error in errors] == [False, False] + [True] * 62
