@@ -13,6 +13,7 @@ from broker.leases.drain import KIND, Drainer
 from broker.leases.outlook import Holdings, Outlooks
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState
+from broker.testing.broker import until
 
 UNTIL_MS = 35_000
 """How long an order stands with the default issue timeout."""
@@ -145,9 +146,11 @@ async def test_a_drain_goes_on_when_its_caller_leaves(rig: Any, token: Any, drai
     with pytest.raises(asyncio.CancelledError):
         await deleting
     gate.opened.set()
-    for _ in range(1_000):
-        await asyncio.sleep(0)
-    assert drainer._standing
+
+    async def ordered() -> bool:
+        return bool(drainer._standing)
+
+    await until(ordered)
     await _carried_out(rig, drainer)
     assert await _state(rig, issued) is LeaseState.GONE
 

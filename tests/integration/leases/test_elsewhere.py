@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from broker.errors import BrokerError, DatabaseUnavailable
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState
+from broker.testing.broker import until
 
 
 @pytest.mark.parametrize("crash", [False, True])
@@ -152,7 +152,11 @@ async def test_a_write_goes_on_when_its_caller_leaves(rig: Any, token: Any) -> N
         await writing
     rig.heal()
     gate.opened.set()
-    assert await _comes(lambda: rig.boot.catalog.connection("main").details == {"connection_url": "new"})
+
+    async def written() -> bool:
+        return bool(rig.boot.catalog.connection("main").details == {"connection_url": "new"})
+
+    await until(written)
     assert (await rig.issue(token)).username in rig.server("new").accounts
     await rig.boot.revoker.revoke(issued.lease_id)
     assert rig.server().accounts == {}
@@ -192,12 +196,3 @@ async def test_a_crash_while_a_connection_moves_leaves_the_former_or_the_new_one
         await rig.stop()
         position += 1
     assert len(led_to) == 2
-
-
-async def _comes(true: Callable[[], bool]) -> bool:
-    """Whether it becomes true while others go on."""
-    for _ in range(1_000):
-        if true():
-            return True
-        await asyncio.sleep(0)
-    return False

@@ -19,6 +19,7 @@ from broker.errors import (
 from broker.leases import pump
 from broker.model import LeaseState
 from broker.store.protocol import TokenEnd
+from broker.testing.broker import until
 from broker.testing.engine import FAIL
 
 PATH = "database/creds/pooled"
@@ -444,10 +445,15 @@ async def test_a_second_batch_waits_until_it_is_as_large_as_the_first(pooled: An
     gate = pooled.hold("before main.enable")
     asking = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(2)]
     await gate.entered.wait()
-    for active in (2, 4):
-        asking.append(asyncio.create_task(pooled.issue(token, role="pooled")))
-        await _started(pooled)
-        assert len(await pooled.leases(LeaseState.ACTIVE)) == active
+    asking.append(asyncio.create_task(pooled.issue(token, role="pooled")))
+    await _started(pooled)
+    assert len(await pooled.leases(LeaseState.ACTIVE)) == 2
+    asking.append(asyncio.create_task(pooled.issue(token, role="pooled")))
+
+    async def both_began() -> bool:
+        return len(await pooled.leases(LeaseState.ACTIVE)) == 4
+
+    await until(both_began)
     gate.opened.set()
     await pooled.check(await asyncio.gather(*asking))
 
@@ -458,7 +464,7 @@ async def test_a_batch_that_takes_long_holds_up_nobody(pooled: Any, token: Any) 
     slow = [asyncio.create_task(pooled.issue(token, role="pooled")) for _ in range(2)]
     await gate.entered.wait()
     pooled.heal()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await pooled.issue(token, role="pooled")
     assert not any(task.done() for task in slow)
     gate.opened.set()
@@ -487,7 +493,7 @@ async def test_one_of_two_batches_that_takes_long_holds_up_nobody(rig: Any, toke
     await _started(rig)
     gates[0].set()
     await asyncio.gather(*batches[0])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await third
     assert not any(task.done() for task in batches[1])
     gates[1].set()
