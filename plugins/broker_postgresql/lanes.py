@@ -212,7 +212,9 @@ class Lanes:
 
     def give_up(self, session: Session) -> None:
         """Cuts a connection whose last statement may still be running, and has the others replaced: they may lead nowhere too."""
-        self.late.note(session.greeting)
+        self.late.note(session)
+        if self._closed:
+            self.late.leave()
         session.wire.terminate()
         self.retire()
         self._connector.doubt()
@@ -229,6 +231,7 @@ class Lanes:
     async def close(self) -> None:
         """Closes all connections; one that is in use, or asked for later, is closed after its use."""
         self._closed = True
+        self.late.leave()
         for lane in (self.general, self.enabling, self.revoking):
             await lane.close()
 

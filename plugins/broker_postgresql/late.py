@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from typing import NamedTuple
 
 import asyncpg
 from msgspec import Struct
@@ -22,7 +23,7 @@ from broker.model import LeaseNumber
 from broker_postgresql.connector import application_name
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, literal
-from broker_postgresql.session import Greeting, Session
+from broker_postgresql.session import Session
 
 _LIMIT_S = 5.0
 """How long a backend may take to end, from when it was told first; after that nobody waits for it."""
@@ -46,11 +47,24 @@ class Backend(Struct, frozen=True):
         return f"process {self.pid} of {identifier(self.login)}"
 
 
+class GivenUp(NamedTuple):
+    """A backend whose connection was cut while it may have been running a statement; process id and start together name one."""
+
+    pid: int
+    started: datetime
+    login: str
+
+
+_LEFT: dict[str, set[GivenUp]] = {}
+"""By cluster, what engines of this process had not seen gone when they were closed. A connection that was changed has another engine,
+perhaps with another login, and its users are the same; which of the others have to do with it nobody knows, so each looks for them."""
+
+
 class Late:
     """Backends that were given up, until they are seen gone; and whose login may have been turned on again by them."""
 
     def __init__(self) -> None:
-        self._given_up: set[tuple[int, datetime]] = set()
+        self._given_up: dict[str, set[GivenUp]] = {}
         self._earlier_boots_gone = False
         self._since_s: dict[Backend, float] = {}
         """Those that were there at the last look, and since when they have been told."""
@@ -58,14 +72,21 @@ class Late:
         """Those of them that our login may not end."""
         self._doubtful: dict[LeaseNumber, User] = {}
 
-    def note(self, greeting: Greeting) -> None:
+    def note(self, session: Session) -> None:
         """Remembers the backend of a connection that was cut."""
-        self._given_up.add((greeting.pid, greeting.backend_start))
+        greeting = session.greeting
+        given_up = GivenUp(greeting.pid, greeting.backend_start, greeting.login)
+        self._given_up.setdefault(session.cluster, set()).add(given_up)
 
     @property
     def pending(self) -> bool:
         """Whether some were not yet seen gone."""
-        return bool(self._given_up)
+        return any(self._given_up.values())
+
+    def leave(self) -> None:
+        """Leaves those not yet seen gone to the engines that work at their cluster from now on, in this process."""
+        for cluster, given_up in self._given_up.items():
+            _LEFT.setdefault(cluster, set()).update(given_up)
 
     async def tell(self, session: Session, origin: Origin) -> bool:
         """Tells all late backends to end and waits for none; whether there were any. Costs nothing where none is known of."""
@@ -133,12 +154,14 @@ class Late:
         return told, busy
 
     async def _of_our_calls(self, session: Session) -> list[Backend]:
-        asked = sorted(self._given_up)
+        ours, left = self._given_up.get(session.cluster, set()), _LEFT.get(session.cluster, set())
+        asked = list(ours | left)
         if not asked:
             return []
-        rows = await session.rows(QUERIES["given_up"], [pid for pid, _ in asked], [start for _, start in asked])
+        rows = await session.rows(QUERIES["given_up"], *map(list, zip(*asked, strict=True)))
         there = {row["pid"] for row in rows}
-        self._given_up.difference_update(one for one in asked if one[0] not in there)
+        for each in (ours, left):
+            each.difference_update(one for one in asked if one.pid not in there)
         return [_backend(row) for row in rows]
 
 

@@ -88,10 +88,11 @@ GROUP BY a.usesysid
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = ANY ($1::oid[])
 
 -- :name given_up
--- Backends of our own calls that were given up; pid and start together name one. $1 pids, $2 starts.
+-- Backends of calls that were given up; pid and start together name one, where another login's start may be seen. $1 pids, $2 starts,
+-- $3 logins.
 SELECT a.pid, a.usesysid AS oid, a.usename::text AS login, a.application_name AS application
-FROM pg_stat_activity a JOIN unnest($1::int[], $2::timestamptz[]) AS late (pid, started)
-  ON a.pid = late.pid AND a.backend_start = late.started
+FROM pg_stat_activity a JOIN unnest($1::int[], $2::timestamptz[], $3::text[]) AS late (pid, started, login)
+  ON a.pid = late.pid AND coalesce(a.backend_start = late.started, a.usename = late.login)
 
 -- :name earlier_boots
 -- Backends of processes of this broker that are dead, whichever login they had: the connection's may have been changed since. Anybody can

@@ -41,11 +41,11 @@ async def until(truth: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @asynccontextmanager
-async def frozen_statement(scene: Any) -> AsyncIterator[tuple[Any, int]]:
+async def frozen_statement(scene: Any, engine: Any = None) -> AsyncIterator[tuple[Any, int]]:
     """A creation that was given up while its backend hangs: its user, and the process id. It thaws in the end."""
     await scene.root.execute(f"SELECT pg_advisory_lock({KEY})")
     order = await scene.order(BLOCKED)
-    calling = asyncio.create_task(scene.engine.create(order))
+    calling = asyncio.create_task((engine or scene.engine).create(order))
     pid = await until(lambda: scene.root.fetchval(WAITING))
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -107,6 +107,26 @@ async def test_login_that_was_turned_on_late_is_turned_off_again(scene: Any) -> 
     await scene.engine.sweep()
     assert await scene.log_in(user.name, password) is None
     assert await scene.log_in(other.name, word) is not None
+
+
+async def test_statement_of_a_connection_that_was_changed_is_not_forgotten(scene: Any) -> None:
+    """What hangs when the connection gets another login is seen by its next engine: the proof waits for it, or says what ends it."""
+    server, user = scene.place.server, (await scene.create())[0]
+    former = {"username": server.superuser, "password": server.superuser_password.reveal()}
+    if not scene.place.limited:
+        former = {"username": "limited", "password": "limited"}
+    engine = await scene.another_engine(**former)
+    async with frozen_statement(scene, engine) as (given_up, pid):
+        await engine.close()
+        scene.engine = await scene.another_engine()
+        assert not await stages_but_the_last(scene, [user])
+        with pytest.raises(UserRemains, match=f'process {pid} of "{former["username"]}"') as told:
+            await scene.engine.prove_absent([user])
+        assert bool(told.value.remedy) is scene.place.limited
+        for remedy in told.value.remedy:
+            await scene.root.execute(remedy)
+    assert await proved(scene, [user, given_up])
+    assert not await scene.exists(given_up.name)
 
 
 @asynccontextmanager
