@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated
 
-from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, ShortText, Wire
+from pydantic import BaseModel, BeforeValidator, Field
+
+from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, ShortText, Wire, comma_list
 from broker.errors import InvalidRequest
+
+
+def _policies(value: object) -> list[str]:
+    """Names of policies. Where all that were sent are empty, as of a script's unset variable, that is no wish for the caller's."""
+    return comma_list(value, "policies") or ([] if value == [] else ["default"])
+
+
+Policies = Annotated[CommaList, BeforeValidator(_policies)]
 
 
 class TokenCreate(Wire):
     """A request for a new token."""
 
     id: ShortText = Field("", description="A token text of the caller's own; not offered, tokens are made by the broker.")
-    policies: CommaList = Field(default_factory=list, description="The policies of the token; empty takes the caller's.")
+    policies: Policies = Field(
+        default_factory=list,
+        description="The policies of the token; left out, or an empty list, takes the caller's. Names that are empty give `default` alone.",
+    )
     meta: KeyValues = Field(default_factory=dict, description="Texts that the audit log shows with the token.")
     no_parent: LenientBool = Field(default=False, description="Whether the token outlives its maker; root only.")
     no_default_policy: LenientBool = Field(default=False, description="Whether the policy `default` is left out.")
@@ -26,7 +39,7 @@ class TokenCreate(Wire):
     display_name: ShortText = Field("token", description="A name for the audit log and for user names.")
     num_uses: LenientInt = Field(0, ge=0, le=1 << 31, description="How many requests the token is good for; 0: no limit.")
     type: ShortText = Field("service", description="Kind of token: `service`.")
-    entity_alias: ShortText = Field("", description="Accepted and not used: there are no token roles.")
+    entity_alias: ShortText = Field("", description="Not used, with a warning: there are no token roles.")
 
     def supported(self) -> TokenCreate:
         """The request itself. Raises `InvalidRequest` for what is not offered."""
@@ -35,6 +48,10 @@ class TokenCreate(Wire):
         if self.type not in ("", "service"):
             raise InvalidRequest("type: not supported; allowed is service")
         return self
+
+    def warnings(self) -> list[str]:
+        """What the caller asks for and does not get."""
+        return ["entity_alias is not used: there are no token roles"] if self.entity_alias else []
 
 
 class TokenNamed(Wire):

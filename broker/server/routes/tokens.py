@@ -20,6 +20,7 @@ _OPTIONAL = ("last_renewal", "last_renewal_time", "period")
 async def create(call: Call) -> Reply:
     """Makes a token."""
     order = call.decode(TokenCreate).supported()
+    call.warnings += order.warnings()
     return _granted(await call.services.tokens.create(order, call.caller.token, call.path))
 
 

@@ -49,6 +49,14 @@ async def test_a_new_token_is_on_record_by_its_hash(broker: Any) -> None:
     assert made["client_token"] == broker.audit()[-1]["request"]["client_token"]
 
 
+async def test_an_empty_policy_is_not_roots(broker: Any) -> None:
+    """What a script with an unset variable sends; and what is asked for in vain is said."""
+    auth = (await broker("POST", "auth/token/create", {"policies": [""], "entity_alias": "z"})).body
+    assert auth["auth"]["policies"] == ["default"]
+    assert auth["auth"]["lease_duration"] > 0
+    assert any("entity_alias" in warning for warning in auth["warnings"])
+
+
 async def test_lookup_self(broker: Any) -> None:
     """Vault's fields."""
     token = await broker.new_token(**MADE_WITH)
@@ -233,8 +241,9 @@ async def test_a_child_that_was_seen_lately_is_shortened_too(broker: Any) -> Non
 
 async def test_expired_tokens_end_with_their_leases(broker: Any, gone: Any, eventually: Any) -> None:
     """By themselves, when their time has come."""
-    token = await broker.new_token(ttl=2)
+    token = await broker.new_token(ttl="1h")
     assert (await broker("GET", "database/creds/app", token=token)).status == 200
+    await broker("POST", "auth/token/renew-self", {"increment": 1}, token=token)
     await gone()
 
     async def refused() -> bool:

@@ -38,10 +38,18 @@ def order(**fields: object) -> TokenCreate:
         (("app", "default"), {"no_default_policy": True}, ("app",)),
         (("app",), {"policies": ["app"]}, ("app",)),
         (("app",), {}, ("app",)),
+        (("root",), {"policies": []}, ("root",)),
+        (("root",), {"policies": [""]}, ("default",)),
+        (("root",), {"policies": [" ", ""]}, ("default",)),
+        (("root",), {"policies": ""}, ("default",)),
+        (("root",), {"policies": ","}, ("default",)),
     ],
 )
 def test_policies(make_token: MakeToken, maker: tuple[str, ...], asked: dict[str, object], got: tuple[str, ...]) -> None:
-    """A subset of the maker's, its own where none are asked for, and `default` where the maker could give it."""
+    """A subset of the maker's, its own where none are asked for, and `default` where the maker could give it.
+
+    Names that turn out empty, as of a script's unset variable, ask for no rights, and never for all of the maker's.
+    """
     assert grants.policies_for(order(**asked), make_token(policies=maker)) == got
 
 
