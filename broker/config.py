@@ -6,6 +6,7 @@ Every mistake is named with its key and what is allowed; unknown keys are refuse
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,25 @@ def load(path: Path) -> Config:
 def parse(content: dict[str, Any]) -> Config:
     """The configuration in a parsed document. Raises `ConfigError` with one line for each mistake."""
     try:
-        return Config.model_validate(content)
+        config = Config.model_validate(content)
     except ValidationError as error:
         raise ConfigError([_line(mistake) for mistake in error.errors(include_url=False, include_input=False)]) from None
+    if contradictions := list(_contradictions(config)):
+        raise ConfigError(contradictions)
+    return config
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Time limits of which the inner one would never be reached."""
+    engine_s, issue_s, request_s = (
+        config.engines.issue_timeout_s,
+        config.leases.issue_timeout_s,
+        config.server.request_timeout_s,
+    )
+    if engine_s > issue_s:
+        yield f"engines.issue_timeout_s: {engine_s:g} is more than leases.issue_timeout_s ({issue_s:g}), which ends the issue before"
+    if issue_s > request_s:
+        yield f"leases.issue_timeout_s: {issue_s:g} is more than server.request_timeout_s ({request_s:g}), which ends the request before"
 
 
 def _line(mistake: Any) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationInfo
 
 from broker.errors import InvalidRequest
 
 MAX_S = 100 * 365 * 86_400
 """A century. Longer spans are a mistake, and would overflow the 64-bit milliseconds of the store or the dates of a database."""
 
-_MISTAKE = "not a duration; allowed are seconds (3600) or a text such as 1h30m or 5d, up to 100 years"
+_ALLOWED = "allowed are seconds (3600) or a text such as 1h30m or 5d, up to 100 years"
+_NEGATIVE = re.compile(r"\s*-.*\d")
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _WHOLE = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
@@ -24,21 +25,35 @@ def parse_seconds(value: object, *, field: str) -> int:
 
     Raises `InvalidRequest` naming `field` for anything else, for negative spans and for spans over a century.
     """
+    try:
+        return _checked(value)
+    except ValueError as mistake:
+        raise InvalidRequest(f"{field}: {mistake}") from None
+
+
+def _checked(value: object) -> int:
     seconds = _seconds(value)
-    if seconds is None or not 0 <= seconds <= MAX_S:
-        raise InvalidRequest(f"{field}: {_MISTAKE}")
+    if (seconds is not None and seconds < 0) or (isinstance(value, str) and _NEGATIVE.match(value)):
+        raise ValueError(f"negative; {_ALLOWED}")
+    if seconds is None:
+        raise ValueError(f"not a duration; {_ALLOWED}")
+    if seconds > MAX_S:
+        raise ValueError(f"too long; {_ALLOWED}")
     return seconds
 
 
-def _configured(value: object) -> int:
-    try:
-        return parse_seconds(value, field="")
-    except InvalidRequest:
-        raise ValueError(_MISTAKE) from None
-
-
-ConfiguredSeconds = Annotated[int, BeforeValidator(_configured)]
+ConfiguredSeconds = Annotated[int, BeforeValidator(_checked)]
 """A duration in the configuration. Its mistake is one of pydantic's, which names the key and lets other mistakes be named too."""
+
+
+def not_below(seconds: int, least: str, info: ValidationInfo) -> int:
+    """The setting itself, at least as great as the one named `least` before it. Raises `ValueError` otherwise."""
+    at_least = info.data.get(least)
+    if at_least is not None and seconds < at_least:
+        raise ValueError(
+            f"{format_seconds(seconds)} is less than {least} ({format_seconds(at_least)}); set that, too, or make this longer"
+        )
+    return seconds
 
 
 def _seconds(value: object) -> int | None:

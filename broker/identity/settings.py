@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from broker.duration import ConfiguredSeconds
+from broker.duration import ConfiguredSeconds, not_below
 
 
 class TokenSettings(BaseModel):
     """Section `[tokens]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     default_ttl: ConfiguredSeconds = Field(
         86_400, ge=1, description="How long a token lives when its request does not say; seconds or a text such as 24h."
@@ -26,3 +26,8 @@ class TokenSettings(BaseModel):
     cache_ms: int = Field(
         5_000, ge=0, le=60_000, description="How long a token is believed before the store is asked again, in milliseconds."
     )
+
+    @field_validator("max_ttl")
+    @classmethod
+    def _holds_the_default(cls, max_ttl: int, info: ValidationInfo) -> int:
+        return not_below(max_ttl, "default_ttl", info)

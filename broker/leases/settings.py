@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from broker.duration import ConfiguredSeconds
+from broker.duration import ConfiguredSeconds, not_below
 
 
 class LeaseSettings(BaseModel):
     """Section `[leases]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     default_ttl: ConfiguredSeconds = Field(
         3_600,
@@ -72,3 +72,8 @@ class LeaseSettings(BaseModel):
         ge=60,
         description="How long a gone lease is remembered, so that a user which a failover brings back is known and removed again.",
     )
+
+    @field_validator("max_ttl")
+    @classmethod
+    def _holds_the_default(cls, max_ttl: int, info: ValidationInfo) -> int:
+        return not_below(max_ttl, "default_ttl", info)

@@ -33,11 +33,19 @@ def test_what_is_read(written: object, seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", [-1, "-1", "1x", "h", "1h 30m", True, None, [], {}, 1.5, MAX_S + 1, "1e9", "٣s", "999999999999d", "nan"]
+    ("written", "mistake"),
+    [
+        *(
+            (written, "not a duration")
+            for written in ("1x", "h", "1h 30m", True, None, [], {}, 1.5, "1e9", "٣s", "nan", "-", "-x")
+        ),
+        *((written, "negative") for written in (-1, -1.0, "-1", "-5s", " -1h30m")),
+        *((written, "too long") for written in (MAX_S + 1, "999999h", "999999999999d", 10**15)),
+    ],
 )
-def test_what_is_refused(written: object) -> None:
-    """Anything else is refused with the field's name and what is allowed."""
-    with pytest.raises(InvalidRequest, match=r"^ttl: not a duration; allowed are"):
+def test_what_is_refused(written: object, mistake: str) -> None:
+    """Anything else is refused with the field's name, what is wrong with it, and what is allowed."""
+    with pytest.raises(InvalidRequest, match=rf"^ttl: {mistake}; allowed are .* up to 100 years"):
         parse_seconds(written, field="ttl")
 
 
