@@ -197,7 +197,7 @@ class Catalog:
     def role_wanted(self, name: str, fields: RoleWrite) -> Role:
         """What the role would be after `write_role`. Raises what that raises."""
         wanted = roles.merged(self._cache.roles.get(name), name, fields)
-        self._check_terms(wanted)
+        self.check_terms(wanted)
         return wanted
 
     async def write_role(self, name: str, fields: RoleWrite) -> list[str]:
@@ -208,7 +208,7 @@ class Catalog:
         """
         old = self._cache.roles.get(name)
         wanted = roles.merged(old, name, fields)
-        warnings = self._check_terms(wanted)
+        warnings = self.check_terms(wanted)
         if old is None or roles.to_body(old) != roles.to_body(wanted):
             self._take_in(await self._store.put_document(roles.KIND, name, roles.to_body(wanted)))
         return warnings
@@ -274,7 +274,8 @@ class Catalog:
         """Whoever changes a connection holds this from its reading to its writing."""
         return self._turns.setdefault(name, asyncio.Lock())
 
-    def _check_terms(self, role: Role) -> list[str]:
+    def check_terms(self, role: Role) -> list[str]:
+        """Warnings about what a role says to its engine, as far as its connection exists. Raises `InvalidRequest` naming the field."""
         warnings = []
         if role.credential_config.get("password_policy"):
             warnings.append("credential_config.password_policy is kept but not used yet: passwords follow the built-in rule")

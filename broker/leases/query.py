@@ -75,7 +75,8 @@ class Query:
     def _view(self, lease: Lease) -> LeaseView:
         facts = lease.facts
         active = lease.state is LeaseState.ACTIVE
-        expire_ms = lifecycle.ends_ms(lease) if active else facts.expires_ms
+        # One that is being ended has ended, for whoever compares times.
+        expire_ms = lifecycle.ends_ms(lease) if active else min(facts.expires_ms, facts.revoke_started_ms or facts.expires_ms)
         return LeaseView(
             lease_id=self._parts.ids.lease_id(facts.path, lease.number),
             path=facts.path,

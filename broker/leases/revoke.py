@@ -57,11 +57,11 @@ class Revoker:
         """As `revoke_prefix`, but returns when it is durable."""
         await self._end_prefix(prefix)
 
-    async def forget_prefix(self, prefix: str) -> None:
+    async def forget_prefix(self, prefix: str) -> int:
         """Ends every lease under a path; those whose attempt fails are taken off the books, whatever the database says.
 
-        Their users stay behind, contained as far as it went: this is the way out when a database will never come back. The
-        audit log names each one first. Leases that were not tried within a minute stay on the books; `DatabaseUnavailable`.
+        Their users stay behind, contained as far as it went: this is the way out when a database will never come back. Answers how many
+        do; the audit log names each one first. Leases that were not tried within a minute stay on the books; `DatabaseUnavailable`.
         """
         with self._expirer.listen() as heard:
             numbers = sorted({*await self._unfinished(prefix), *await self._end_prefix(prefix)})
@@ -69,9 +69,10 @@ class Revoker:
                 await self._wait(heard, numbers)
             except BrokerError:
                 failures = heard.failures(numbers)
-                await self._forget(failures)
                 if not failures:
                     raise
+                return await self._forget(failures)
+        return 0
 
     async def _end(self, number: LeaseNumber) -> bool:
         """Whether there is anything to wait for."""
@@ -107,13 +108,13 @@ class Revoker:
         self._parts.wake_expiry()
         return found
 
-    async def _forget(self, failures: Mapping[LeaseNumber, BrokerError]) -> None:
+    async def _forget(self, failures: Mapping[LeaseNumber, BrokerError]) -> int:
         leases = [lease for number in failures if (lease := await self._parts.store.lease(number)) is not None]
         request = records.new_request("revoke-force", f"{records.MOUNT.point}leases", {"leases": len(leases)})
         now, asked = self._parts.store.now_ms(), self._parts.scribe.asked(NOBODY, request)
         entries = [self._forgotten(now, asked, lease, failures[lease.number]) for lease in leases]
         await self._parts.trail.record([self._parts.scribe.request(now, asked), *entries])
-        await self._parts.store.move([self._forgetting(lease) for lease in leases])
+        return len(await self._parts.store.move([self._forgetting(lease) for lease in leases]))
 
     def _forgotten(self, now_ms: int, asked: Asked, lease: Lease, error: BrokerError) -> bytes:
         facts = lease.facts
@@ -152,7 +153,11 @@ class Revoker:
 
     async def _failed(self, number: LeaseNumber, position: int, count: int, error: EngineError) -> BrokerError:
         if isinstance(error, DatabaseUnavailable):
-            return error
+            leases = "the lease has ended, and its user is" if count == 1 else "the leases have ended, and their users are"
+            return DatabaseUnavailable(
+                f"{error}; {leases} removed as soon as the database is back, without being asked again",
+                retry_after_s=error.retry_after_s,
+            )
         if count == 1:
             return InvalidRequest(f"failed to revoke entry: resp: (*logical.Response)(nil) err: {error}")
         lease = await self._parts.store.lease(number)

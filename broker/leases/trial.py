@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from broker.api.database import RoleWrite
 from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
+from broker.duration import format_seconds
 from broker.engines.protocol import Lack
 from broker.errors import BrokerError, InstructionsFailed, InvalidRequest, LimitExceeded, PermissionDenied, UserRemains
 from broker.leases.canary import Canary, Flight
@@ -62,17 +63,35 @@ class Trials:
         catalog = self._parts.catalog
         old, wanted = catalog.role(name), catalog.role_wanted(name, fields)
         changed = old is None or (old.terms, old.db_name) != (wanted.terms, wanted.db_name)
-        warnings: Sequence[str] = ()
+        warnings = self._doubts(wanted)
         if fields.rehearse and changed and wanted.db_name in catalog.connection_names():
-            warnings = await self._rehearsed(wanted, catalog.connection(wanted.db_name), token)
+            warnings += await self._rehearsed(wanted, catalog.connection(wanted.db_name), token)
         return [*await catalog.write_role(name, fields), *warnings]
+
+    def _doubts(self, role: Role) -> list[str]:
+        """What keeps a role that is fine in itself from giving leases, or such leases as it says."""
+        catalog, most_s = self._parts.catalog, self._parts.settings.max_ttl
+        doubts = [
+            f"{field} of {format_seconds(asked_s)} is over leases.max_ttl of {format_seconds(most_s)}, which its leases get instead"
+            for field, asked_s in (("default_ttl", role.default_ttl_s), ("max_ttl", role.max_ttl_s))
+            if asked_s > most_s
+        ]
+        if role.db_name not in catalog.connection_names():
+            doubts.append(f"connection {role.db_name} does not exist yet; until it does, the role gives no leases")
+        elif not catalog.connection(role.db_name).allows(role.name):
+            doubts.append(
+                f"connection {role.db_name} does not allow the role; until its allowed_roles has it, it gives no leases"
+            )
+        return doubts
 
     async def _rehearsed(self, role: Role, connection: Connection, token: TokenNumber) -> Sequence[str]:
         try:
             async with asyncio.timeout(_WITHIN_S):
                 return await self._rehearse(role, connection, token)
         except InstructionsFailed as error:
-            raise InvalidRequest(f"{error}; the role was not written (rehearse=false writes it untried)") from None
+            # What seems to be a misspelt field may be the very reason.
+            why = "; ".join([str(error), *self._parts.catalog.check_terms(role)])
+            raise InvalidRequest(f"{why}; the role was not written (rehearse=false writes it untried)") from None
         except TimeoutError:
             return [f"not rehearsed to the end: connection {connection.name} took over {_WITHIN_S:g} s"]
         except (InvalidRequest, PermissionDenied):

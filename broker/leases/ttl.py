@@ -32,18 +32,17 @@ class Ttl(Struct, frozen=True):
 def resolve(increment_s: int, bounds: Bounds) -> Ttl:
     """The time to live from now on; 0 seconds when nothing is left.
 
-    An `increment_s` of 0 or less asks for the default. The default itself may be over the maximum when the two come from different places
-    (role, daemon); it is capped without a warning then, since nobody asked for more.
+    An `increment_s` of 0 or less asks for the default, which may itself be over the maximum, since the two come from different places
+    (role, daemon).
     """
     wanted = increment_s if increment_s > 0 else bounds.default_s
     left = max(0, bounds.max_s - bounds.age_s)
     ttl, capped_by, warnings = wanted, "", []
     if ttl > left:
-        if increment_s > 0 or bounds.age_s:
-            warnings.append(
-                f'TTL of "{format_seconds(wanted)}" exceeded the effective max_ttl of "{format_seconds(left)}"; '
-                "TTL value is capped accordingly"
-            )
+        warnings.append(
+            f'TTL of "{format_seconds(wanted)}" exceeded the effective max_ttl of "{format_seconds(left)}"; '
+            "TTL value is capped accordingly"
+        )
         ttl, capped_by = left, "max_ttl"
     if bounds.token_left_s is not None and ttl > bounds.token_left_s:
         token_left = max(0, bounds.token_left_s)

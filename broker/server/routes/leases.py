@@ -25,6 +25,8 @@ TABLE = Table()
 RENEWED = (200,)
 REVOKED = (200, 202, 204)
 """200 instead of 204 where there are warnings; 202 where it has only begun."""
+FORCED = (200, 204)
+"""200 where users stay behind, whom a warning counts."""
 _ACCEPTED = Reply(status=202)
 _DATABASE_ACCESSOR = str(SECRET[DATABASE]["accessor"])
 _MOST_STUCK = 1_000_000
@@ -82,12 +84,18 @@ async def revoke_prefix(call: Call) -> Reply:
     return _ACCEPTED
 
 
-@TABLE.add("update", "sys/leases/revoke-force/{prefix*}")
-@TABLE.add("update", "sys/revoke-force/{prefix*}")
+@TABLE.add("update", "sys/leases/revoke-force/{prefix*}", statuses=FORCED)
+@TABLE.add("update", "sys/revoke-force/{prefix*}", statuses=FORCED)
 async def revoke_force(call: Call) -> Reply:
     """Takes all leases under a path off the books, whatever their database says."""
-    await call.services.revoker.forget_prefix(call.params["prefix"])
-    return Reply()
+    left = await call.services.revoker.forget_prefix(call.params["prefix"])
+    if not left:
+        return Reply()
+    told = (
+        f"{left} users could not be removed and may still log in until their passwords expire; their leases are off the books. "
+        "The audit log names them, and `broker reconcile` finds and ends them when the database is back"
+    )
+    return Reply(warnings=[told])
 
 
 @TABLE.add("update", "sys/leases/tidy", statuses=(202,))

@@ -161,3 +161,31 @@ async def test_warnings_make_a_body(broker: Any) -> None:
     assert answer.status == 200
     assert answer.body["data"] is None
     assert "misspelt" in answer.body["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("role", "doubt"),
+    [
+        ({"db_name": "nowhere", "creation_statements": "make"}, "connection nowhere does not exist yet"),
+        ({"db_name": "closed", "creation_statements": "make"}, "connection closed does not allow the role"),
+        (
+            {"db_name": "pg", "creation_statements": "make", "default_ttl": "100h", "max_ttl": "200h"},
+            "default_ttl of 100h is over leases.max_ttl of 24h",
+        ),
+    ],
+)
+async def test_a_role_that_cannot_give_what_it_says_is_warned_of(broker: Any, role: dict[str, str], doubt: str) -> None:
+    """When it is written, and not by the first application that asks; it is kept all the same."""
+    await broker("PUT", "database/config/closed", {"plugin_name": "memory-database-plugin", "url": "memory://"})
+    answer = await broker("PUT", "database/roles/doubtful", role)
+    assert answer.status == 200
+    assert any(doubt in warning for warning in answer.body["warnings"]), answer.body["warnings"]
+    assert (await broker("GET", "database/roles/doubtful")).status == 200
+
+
+async def test_a_shortened_lease_says_so(broker: Any) -> None:
+    """Also where its role asked for more than anybody gets."""
+    await broker("PUT", "database/roles/app", {"default_ttl": "100h", "max_ttl": "200h"})
+    body = (await broker("GET", "database/creds/app")).body
+    assert body["lease_duration"] == 86_400
+    assert body["warnings"] == ['TTL of "100h" exceeded the effective max_ttl of "24h"; TTL value is capped accordingly']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -124,10 +125,31 @@ async def test_revoke_prefix(broker: Any, database: Any, prefix: str) -> None:
 
 
 async def test_revoke_force_forgets_what_a_dead_database_keeps(broker: Any, database: Any, lease: dict[str, Any]) -> None:
-    """The way out when a database never comes back."""
+    """The way out when a database never comes back; it says how many users stay behind, and that they may still log in."""
     database.down = True
-    assert (await broker("PUT", "sys/leases/revoke-force/database/creds")).status == 204
+    answer = await broker("PUT", "sys/leases/revoke-force/database/creds")
+    assert answer.status == 200
+    assert re.match(r"1 users could not be removed and may still log in .* `broker reconcile`", answer.body["warnings"][0])
     assert (await broker("PUT", "sys/leases/lookup", {"lease_id": lease["lease_id"]})).status == 400
+
+
+async def test_revoke_force_without_need_is_silent(broker: Any, database: Any, lease: dict[str, Any]) -> None:
+    """Where all users could be removed nothing is left to be told."""
+    answer = await broker("PUT", "sys/leases/revoke-force/database/creds")
+    assert (answer.status, answer.raw, database.users) == (204, b"", set())
+    assert lease["lease_id"]
+
+
+async def test_a_lease_that_is_being_revoked_has_ended(broker: Any, database: Any, lease: dict[str, Any]) -> None:
+    """The refusal of the dead database says so, and its end is no longer the one that it was issued with."""
+    database.down = True
+    named = {"lease_id": lease["lease_id"]}
+    answer = await broker("PUT", "sys/leases/revoke", named)
+    assert answer.status == 503
+    assert "the lease has ended" in answer.errors[0]
+    data = (await broker("PUT", "sys/leases/lookup", named)).body["data"]
+    assert (data["state"], data["ttl"]) == ("revoking", 0)
+    assert data["issue_time"] <= data["expire_time"] <= data["failing_since"]
 
 
 async def test_tidy(broker: Any) -> None:
