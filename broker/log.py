@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal
@@ -41,9 +42,7 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     rendered: list[structlog.typing.Processor] = (
-        [_TRACEBACKS, redact, structlog.processors.JSONRenderer()]
-        if settings.format == "json"
-        else [redact, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_TRACEBACKS, redact, structlog.processors.JSONRenderer()] if settings.format == "json" else [redact, _console()]
     )
     structlog.configure(
         processors=[*shared, *rendered],
@@ -61,6 +60,12 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    """For reading; in colours at a terminal alone (https://no-color.org)."""
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

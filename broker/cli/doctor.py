@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import sqlite3
-import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -134,10 +133,12 @@ def _beside(config: Config, in_use: StoreInUse) -> Iterator[Finding]:
 
 
 def _permissions(directory: Path) -> Iterator[Finding]:
+    from broker.daemon.places import open_to_others  # noqa: PLC0415 - a command loads its room when it is called
+
+    bad = dict(open_to_others(directory))
     for path in (directory, *sorted(directory.iterdir())):
-        mode = path.lstat().st_mode
-        if stat.S_IMODE(mode) & 0o077 and not stat.S_ISSOCK(mode):
-            yield Finding(Verdict.BAD, "permissions", f"{path} is open to others ({stat.S_IMODE(mode):04o}): chmod go= it")
+        if path in bad:
+            yield Finding(Verdict.BAD, "permissions", f"{path} is open to others ({bad[path]:04o}): chmod go= it")
         elif path.lstat().st_uid != os.geteuid():
             yield Finding(Verdict.NOTE, "permissions", f"{path} belongs to another user than the one running this")
     yield Finding(Verdict.GOOD, "permissions", f"{directory} looked through")

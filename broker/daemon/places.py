@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -33,8 +34,18 @@ def check_places(config: Config) -> None:
         raise ConfigError([f"store.directory: {directory} can't be made ({error.strerror})"]) from None
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError([f"store.directory: {directory} can't be used (Permission denied); give it to the broker's user"])
+    for path, mode in open_to_others(directory):
+        log.warning("open to others; it should be the owner's alone (chmod go=)", path=str(path), mode=f"{mode:04o}")
     if config.audit.device == "file" and log_file is not None and not os.access(log_file.parent, os.W_OK | os.X_OK):
         raise ConfigError([f"audit.path: {log_file.parent} must be a directory that the broker's user may write to"])
+
+
+def open_to_others(directory: Path) -> Iterator[tuple[Path, int]]:
+    """What in the state directory, and whether itself, others than its owner may touch, with its mode. Raises `OSError`."""
+    for path in (directory, *sorted(directory.iterdir())):
+        mode = path.lstat().st_mode
+        if stat.S_IMODE(mode) & 0o077 and not stat.S_ISSOCK(mode):
+            yield path, stat.S_IMODE(mode)
 
 
 def master_key(config: Config, seams: Seams) -> bytes:

@@ -66,3 +66,17 @@ def test_level_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     structlog.get_logger().info("quiet")
     structlog.get_logger().warning("loud")
     assert [line["event"] for line in _lines(capsys)] == ["loud"]
+
+
+@pytest.mark.parametrize(("stream", "no_color", "escape"), [("terminal", "", "\x1b["), ("terminal", "1", ""), ("file", "", "")])
+def test_colours_are_for_terminals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stream: str, no_color: str, escape: str
+) -> None:
+    """A file or a pipe gets plain text, and so does whoever set NO_COLOR."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: stream == "terminal")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    configure(LogSettings(format="console"))
+    structlog.get_logger().warning("told")
+    written = capsys.readouterr().err
+    assert ("\x1b[" in written) == bool(escape)
+    assert "told" in written

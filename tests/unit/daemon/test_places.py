@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.config import parse
 from broker.daemon.places import check_places, master_key
@@ -59,3 +60,19 @@ def test_a_lost_key_is_not_made_anew(tmp_path: Path) -> None:
     with pytest.raises(KeyUnusable, match="put back its copy"):
         master_key(parse({"store": {"directory": str(tmp_path)}}), Seams())
     assert not (tmp_path / "master.key").exists()
+
+
+def test_a_state_directory_that_is_open_to_others_is_told(tmp_path: Path) -> None:
+    """At every start, with each file and its mode: whoever can touch it is not only its owner."""
+    directory = tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    (directory / "broker.db").touch(mode=0o600)
+    config = parse({"store": {"directory": str(directory)}})
+    with capture_logs() as told:
+        check_places(config)
+    assert told == []
+    (directory / "broker.db").chmod(0o640)
+    directory.chmod(0o755)
+    with capture_logs() as told:
+        check_places(config)
+    assert [(line["path"], line["mode"]) for line in told] == [(str(directory), "0755"), (str(directory / "broker.db"), "0640")]
