@@ -27,6 +27,8 @@ from broker_postgresql.session import NOTHING_GRANTED, NOTHING_REVOKED, Session
 from broker_postgresql.terms import options_of
 
 _RUN = "DO $broker$ BEGIN EXECUTE pg_catalog.current_setting('broker.rehearsed'); END $broker$"
+_NOT_SUPPORTED, _TRANSACTIONS = "0A000", "transaction command"
+"""How the server refuses COMMIT and its like inside of our block; it speaks of EXECUTE, which nobody wrote."""
 _HAND_OVER = "SELECT pg_catalog.set_config('broker.rehearsed', $1, true)"
 _DENIED = "42501"
 _KEPT = (
@@ -113,7 +115,10 @@ async def _try(session: Session, text: str) -> _Failure | None:
     at = getattr(error, "internal_position", None)
     # A function that the text calls has texts of its own.
     offset = int(at) - 1 if at and getattr(error, "internal_query", None) == text else None
-    return _Failure(f"{first_line(error)} (SQLSTATE {error.sqlstate})", error.sqlstate or "", offset)
+    text = first_line(error)
+    if error.sqlstate == _NOT_SUPPORTED and _TRANSACTIONS in text:
+        text = "statements may not begin, end or divide transactions: all of them run in one"
+    return _Failure(f"{text} (SQLSTATE {error.sqlstate})", error.sqlstate or "", offset)
 
 
 async def _check_made(session: Session, name: str) -> None:

@@ -119,6 +119,13 @@ async def test_statements_cannot_leave_their_frame(scene: Any, smuggled: str) ->
     await scene.create()
 
 
+@pytest.mark.parametrize("command", ["COMMIT", "ROLLBACK", "SAVEPOINT one", "BEGIN"])
+async def test_transaction_commands_are_refused_in_plain_words(scene: Any, command: str) -> None:
+    """The server speaks of an EXECUTE that nobody wrote."""
+    with pytest.raises(InstructionsFailed, match="statement 2, .*: statements may not begin, end or divide transactions"):
+        await scene.engine.rehearse(Terms(creation=(ROLE, command)))
+
+
 async def test_superuser_is_not_made(scene: Any) -> None:
     """Statements that make a superuser, whom nothing could contain, are undone."""
     order = await scene.order(Terms(creation=(f"{ROLE} SUPERUSER",)))
