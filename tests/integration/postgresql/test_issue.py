@@ -122,7 +122,7 @@ async def test_statements_cannot_leave_their_frame(scene: Any, smuggled: str) ->
 @pytest.mark.parametrize("command", ["COMMIT", "ROLLBACK", "SAVEPOINT one", "BEGIN"])
 async def test_transaction_commands_are_refused_in_plain_words(scene: Any, command: str) -> None:
     """The server speaks of an EXECUTE that nobody wrote."""
-    with pytest.raises(InstructionsFailed, match="statement 2, .*: statements may not begin, end or divide transactions"):
+    with pytest.raises(InstructionsFailed, match=r"statement 2, .*: statements may not begin, end or divide transactions"):
         await scene.engine.rehearse(Terms(creation=(ROLE, command)))
 
 
