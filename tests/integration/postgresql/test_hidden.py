@@ -87,10 +87,11 @@ async def test_hidden_login_reads_before_and_is_refused_after(scene: Any) -> Non
             await (await login).fetchval("SELECT name FROM goods")
 
 
-async def test_hidden_login_that_wakes_meanwhile_is_ended(scene: Any) -> None:
+async def test_hidden_login_that_wakes_meanwhile_is_ended(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A login that comes to light while the broker waits to see whose it is counts as a session, and is ended."""
+    monkeypatch.setattr(hidden, "PATIENCE_S", float(LONG_S))
     user, password = await scene.create()
-    login = attack(scene, user.name, password, 1)
+    login = attack(scene, user.name, password, 4)
     async with hiding(scene, login):
         assert gone(await scene.remove([user]))
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
