@@ -38,7 +38,7 @@ QUICK = {
 
 LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 Cli: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
-CLI_LIMIT_S = 60
+CLI_LIMIT_S = 120
 
 
 def _may_mount() -> bool:

@@ -66,7 +66,7 @@ class Hiding:
             screen.act("attacker", f"wakes: {PRODUCTS}")
             try:
                 rows = await _read(login)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 raise DemoFailed(f"the attacker's login woke before its user was dropped: {error}") from error
             await screen.breached(f"{len(rows)} rows, read as {GROUP} by a user that is no more")
 

@@ -18,7 +18,7 @@ from broker.testing.postgresql import PostgresServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "operate" / "check.md"
 BARE, PASSWORD = "broker_login", "bare"
-LIMIT_S = 60
+LIMIT_S = 120
 CATALOGS = {
     "pg_roles": "SELECT rolname::text, rolcanlogin, rolsuper, rolvaliduntil::text FROM pg_roles",
     "pg_auth_members": "SELECT roleid, member, grantor, admin_option FROM pg_auth_members",

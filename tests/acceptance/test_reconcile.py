@@ -25,9 +25,9 @@ from broker.testing.postgresql import PostgresServer
 BACKUP = Path(__file__).parents[2] / "docs" / "operate" / "backup.md"
 QUIET = "[leases]\nreconcile = 0\nsweep = 3600\n"
 """Neither job comes by itself while a test looks."""
-LIMIT_S, UNAVAILABLE = 60, 75
+LIMIT_S, UNAVAILABLE = 120, 75
 LOGIN, PASSWORD = "reconciler", "a-password"
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

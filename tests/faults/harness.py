@@ -186,7 +186,7 @@ class Load:
             return answer
 
     async def _log_in(self, login: dict[str, str]) -> None:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             connection = await asyncpg.connect(
                 host="127.0.0.1",
                 port=self._server.port,

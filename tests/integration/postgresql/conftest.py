@@ -24,6 +24,8 @@ READERS = "readers"
 HEIR = "heir"
 BY_GROUP = Terms(options={"grant_roles": [READERS]})
 MAKES_ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
+ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""How a session says that the server has ended it; the third comes where its last word arrives as something new is asked."""
 _numbers = itertools.count(1)
 _boots = itertools.count(1)
 
@@ -38,7 +40,7 @@ class Opened:
         """Whether the server still answers."""
         try:
             await self.wire.execute("SELECT 1")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except ENDED:
             return False
         return True
 
@@ -161,7 +163,7 @@ def errors(outcomes: Sequence[Outcome], users: Sequence[User]) -> list[Exception
 async def _end(wire: Any) -> None:
     try:
         await wire.close(timeout=2)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except (*ENDED, TimeoutError):
         wire.terminate()
 
 
