@@ -147,7 +147,11 @@ class Connector:
                 raise
             self._quiet, self._pinned = {}, {}
             session = await self._connect_to(host, port, purpose, database)
-        quiet = await _quiet(session)
+        try:
+            quiet = await _quiet(session)
+        except BaseException:
+            session.wire.terminate()
+            raise
         if quiet == self._quiet:
             return session
         self._quiet = quiet

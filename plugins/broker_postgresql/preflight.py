@@ -43,9 +43,12 @@ async def rolled_back(session: Session) -> AsyncIterator[None]:
     await session.run("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s'")
     try:
         yield
-    finally:
-        if not session.wire.is_closed():
+    except BaseException as error:
+        # After anything else the connection is given up, and the server rolls back: one that hangs would never answer.
+        if leaves_connection_usable(error) and not session.wire.is_closed():
             await session.run("ROLLBACK")
+        raise
+    await session.run("ROLLBACK")
 
 
 async def attempt(session: Session, statements: str) -> asyncpg.PostgresError | None:
