@@ -24,12 +24,12 @@ from urllib.parse import quote
 
 from broker.clock import stopwatch_s
 from broker.secret import Secret, random_text
+from broker.testing import ports
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
-_START_LIMIT_S = 60
-_STOP_LIMIT_S = 30
+_START_LIMIT_S = 120
+_STOP_LIMIT_S = 60
 _POLL_S = 0.01
-_PORTS_TRIED = 8
 _ANSWERS = frozenset({"ready", "standby"})
 _UNPRIVILEGED = "nobody"
 """The account that runs the server when we are root, which PostgreSQL refuses to run as."""
@@ -91,6 +91,8 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._root: Path | None = None
+        self._held: socket.socket | None = None
+        """Keeps the port ours while the server does not run."""
 
     def __enter__(self) -> Self:
         try:
@@ -156,16 +158,12 @@ class PostgresServer:
             return
         if self._root is None:
             self._make()
-        for _ in range(_PORTS_TRIED):
-            port = self.port or _free_port()
-            self._launch(port)
-            if self._ready():
-                self.port = port
-                return
-            # Between the choice of a port and its use, another process may have taken it.
-            if self.port or "could not bind" not in self.log():
-                break
-        raise ServerFailed(f"the server did not start; the end of its log:\n{self.log()[-2000:]}")
+        if self._held is None:
+            self._held = ports.reserve()
+            self.port = ports.number_of(self._held)
+        self._launch()
+        if not self._ready():
+            raise ServerFailed(f"the server did not start; the end of its log:\n{self.log()[-2000:]}")
 
     def stop(self) -> None:
         """Ends it in order: sessions are cut off, what was committed is written ("fast shutdown")."""
@@ -189,6 +187,9 @@ class PostgresServer:
         if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
             self._root = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _make(self) -> None:
         root = self._root = Path(tempfile.mkdtemp(prefix="broker-postgresql-"))
@@ -223,9 +224,9 @@ class PostgresServer:
         if done.returncode:
             raise ServerFailed(f"initdb failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
 
-    def _launch(self, port: int) -> None:
+    def _launch(self) -> None:
         root = self.directory
-        config = {**self._config, "port": str(port), "unix_socket_directories": str(root)}
+        config = {**self._config, "port": str(self.port), "unix_socket_directories": str(root)}
         settings = [argument for name, value in config.items() for argument in ("-c", f"{name}={value}")]
         with (root / "log").open("ab") as log:
             self._process = self._popen([str(self._binaries / "postgres"), "-D", str(root / "data"), *settings], log)
@@ -310,12 +311,6 @@ def _account() -> _Account:
 
 def _environment() -> dict[str, Any]:
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _if_present(binaries: Path) -> Path | None:

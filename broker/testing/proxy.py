@@ -7,6 +7,8 @@ import contextlib
 import socket
 from typing import Self
 
+from broker.testing import ports
+
 _CHUNK = 65_536
 
 
@@ -23,6 +25,8 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._server: asyncio.Server | None = None
+        self._held: socket.socket | None = None
+        """Keeps the port ours while nobody listens there."""
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -31,6 +35,9 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self.cut()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def stall(self) -> None:
         """From now on nothing gets through, and nobody is told: connections are accepted and stay open."""
@@ -51,9 +58,11 @@ class Proxy:
 
     async def restore(self) -> None:
         """Accepts connections again, on the same port."""
+        if self._held is None:
+            self._held = ports.reserve()
+            self.port = ports.number_of(self._held)
         if self._server is None:
             listening = socket.create_server(("127.0.0.1", self.port))
-            self.port = int(listening.getsockname()[1])
             self._server = await asyncio.start_server(self._serve, sock=listening)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

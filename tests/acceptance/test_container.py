@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -23,6 +22,7 @@ import yaml
 from broker.clock import stopwatch_s
 from broker.config import load, parse
 from broker.secret import Secret
+from broker.testing import ports
 from broker.testing.broker import PROGRAM
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 
@@ -198,10 +198,10 @@ def test_configuration_with_a_certificate_is_valid() -> None:
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> Iterator[int]:
+    """A port that is nobody else's as long as the test goes on."""
+    with ports.reserve() as held:
+        yield ports.number_of(held)
 
 
 def test_broker_starts_as_in_the_container(tmp_path: Path, port: int, instructions: list[Instruction]) -> None:
@@ -225,14 +225,14 @@ def test_broker_starts_as_in_the_container(tmp_path: Path, port: int, instructio
     )
     try:
         asked = [sys.executable, *check[1:-1], check[-1].replace(":8200", f":{port}")]
-        deadline = stopwatch_s() + 30
+        deadline = stopwatch_s() + 120
         while subprocess.run(asked, capture_output=True, check=False).returncode:
             assert running.poll() is None
             assert stopwatch_s() < deadline
         assert (tmp_path / "state" / "root-token").exists()
     finally:
         running.terminate()
-        _, said = running.communicate(timeout=30)
+        _, said = running.communicate(timeout=120)
     assert running.returncode == 0, said
 
 

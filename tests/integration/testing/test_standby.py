@@ -24,7 +24,7 @@ async def run(server: PostgresServer, query: str) -> Any:
 
 async def until(server: PostgresServer, query: str) -> None:
     """Waits until the server answers yes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await run(server, query):
             await asyncio.sleep(0.02)
 
