@@ -34,8 +34,8 @@ PROGRAM = (sys.executable, "-c", "from broker.cli.main import main; main()")
 SERVE = (*PROGRAM, "serve", "--config")
 """`broker serve`, up to the path of the configuration."""
 
-_START_LIMIT_S = 60
-_STOP_LIMIT_S = 60
+_START_LIMIT_S = 120
+_STOP_LIMIT_S = 120
 _ANSWER_LIMIT_S = 120
 _ROOT_TOKEN = "root-token"
 
@@ -231,8 +231,10 @@ class BrokerProcess:
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The log's JSON lines."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        """The log's JSON lines; the last one may still be being written and does not count then."""
+        return [
+            json.loads(line) for line in self.log().splitlines(keepends=True) if line.startswith("{") and line.endswith("\n")
+        ]
 
     def start(self, *arguments: str) -> None:
         """Starts it, with further arguments of its command; on return it answers. Raises `BrokerFailed`."""
@@ -269,12 +271,12 @@ class BrokerProcess:
             self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; answers the exit status. Raises `subprocess.TimeoutExpired` after a minute."""
+        """SIGTERM; answers the exit status. Raises `subprocess.TimeoutExpired` after two minutes."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> int:
-        """The exit status, once it has ended. Raises `subprocess.TimeoutExpired` after a minute."""
+        """The exit status, once it has ended. Raises `subprocess.TimeoutExpired` after two minutes."""
         if self._process is None:
             raise BrokerFailed("the broker was not started yet")
         return self._process.wait(_STOP_LIMIT_S)
@@ -289,8 +291,11 @@ class BrokerProcess:
         return await Caller(self.address, self.root_token, tls=self.tls).request(method, path, body, **options)
 
 
-async def until(holds: Callable[[], Awaitable[object]], *, limit_s: float = 30, every_s: float = 0.02) -> None:
-    """Returns once `holds` answers something true. Raises `TimeoutError` after `limit_s`."""
+async def until(holds: Callable[[], Awaitable[object]], *, limit_s: float = 50, every_s: float = 0.02) -> None:
+    """Returns once `holds` answers something true. Raises `TimeoutError` after `limit_s`.
+
+    A busy machine may need long; a minute, after which work that was forgotten is found again, would hide that it was forgotten.
+    """
     async with asyncio.timeout(limit_s):
         while not await holds():  # noqa: ASYNC110 - what is waited for happens in another process
             await asyncio.sleep(every_s)

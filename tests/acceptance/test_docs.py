@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SYSTEM_PATHS = re.compile(r"(?<![\w.])/(?=(?:opt|etc)/)")
 """Places of an installed system; they stand below the temporary directory here."""
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "build", "dist")
-LIMIT_S = 240
+LIMIT_S = 800
 PRELUDE = """
 set -eu
 shopt -s expand_aliases
@@ -122,6 +122,7 @@ def environment(tools: Path, database: PostgresServer) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in PAGES if console_commands(page)], ids=lambda page: page.stem)
 def test_commands_in_the_pages_work(page: Path, checkout: Path, environment: dict[str, str]) -> None:
     """Every command of the page succeeds (or fails, where it begins with `!`), typed one after the other."""

@@ -28,7 +28,9 @@ from broker.testing.proxy import Proxy
 
 SLACK_S = 5.0
 """How long past its lease a login may work where nobody revokes it (Vault's margin for `{{expiration}}`)."""
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+BRIEF_S = 8
+"""How long a lease lives that runs out while a test looks on; its user logs in before that on a busy machine, too."""
+ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 async def prepare(broker: Broker | BrokerProcess, database: Database, **role: Any) -> None:
@@ -123,14 +125,14 @@ async def test_promise_1_written_before_done(tmp_path: Path, database: Database,
 async def test_promise_2_removed_twice(tmp_path: Path, database: Database) -> None:
     """With the broker dead the login stops by itself; with the broker back the user goes."""
     with BrokerProcess(tmp_path) as broker:
-        await prepare(broker, database, default_ttl="1s")
+        await prepare(broker, database, default_ttl=f"{BRIEF_S}s")
         login = (await issue(broker))["data"]
         broker.kill()
         assert await database.lets_in(login)
         [row] = await database.ask(
             "SELECT rolvaliduntil - clock_timestamp() <= make_interval(secs => $2) FROM pg_roles WHERE rolname = $1",
             login["username"],
-            1.0 + SLACK_S,
+            BRIEF_S + SLACK_S,
         )
         assert row[0]
 
@@ -167,7 +169,7 @@ async def test_promise_3_expiry_ends_sessions_too(shared: BrokerProcess, databas
     await shared.request(
         "PUT",
         "database/roles/brief",
-        {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "2s"},
+        {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": f"{BRIEF_S}s"},
     )
     lease = await issue(shared, "brief")
     session = await database.log_in(lease["data"])
@@ -337,14 +339,20 @@ def device() -> list[BreakableDevice]:
 
 
 @pytest.fixture
-def breakable(tmp_path: Path, device: list[BreakableDevice]) -> Broker:
+def clock() -> SystemClock:
+    """The clock of the test's broker; `raise_to` lets time pass at once."""
+    return SystemClock()
+
+
+@pytest.fixture
+def breakable(tmp_path: Path, device: list[BreakableDevice], clock: SystemClock) -> Broker:
     """A broker whose audit device breaks when told."""
 
     def planted(inner: Any) -> Any:
         device.append(BreakableDevice(inner))
         return device[0]
 
-    return Broker(tmp_path / "state", seams=daemon.Seams(key=MemoryKey(), device=planted))
+    return Broker(tmp_path / "state", seams=daemon.Seams(key=MemoryKey(), device=planted, clock=lambda: clock))
 
 
 @pytest.mark.parametrize("pooled", [0, 3])
@@ -404,14 +412,15 @@ async def test_promise_5_lease_whose_answer_is_not_on_record_is_revoked(
 
 
 async def test_promise_5_taking_access_away_waits_for_no_audit_log(
-    breakable: Broker, device: list[BreakableDevice], database: Database
+    breakable: Broker, device: list[BreakableDevice], database: Database, clock: SystemClock
 ) -> None:
     """While the audit log is away an expired lease loses its login and its sessions; only `gone` waits until the log is back."""
     async with breakable as broker:
-        await prepare(broker, database, default_ttl="2s")
+        await prepare(broker, database, default_ttl="10m")
         lease = await issue(broker)
         session = await database.log_in(lease["data"])
         device[0].flushes_left = 0
+        clock.raise_to(clock.now_ms() + 600_000)
 
         async def contained() -> bool:
             able = await database.ask("SELECT 1 FROM pg_roles WHERE rolname = $1 AND rolcanlogin", lease["data"]["username"])
@@ -680,7 +689,7 @@ async def test_promise_9_expiry_that_died_at_its_claim_goes_on(
     """A broker that dies right after it took an expired lease up has put it off by a minute, no longer."""
     broker = BrokerProcess(tmp_path, command=victim)
     broker.start("store.step.before", "1")
-    await prepare(broker, database, default_ttl="2s")
+    await prepare(broker, database, default_ttl=f"{BRIEF_S}s")
     lease = await issue(broker)
     session = await database.log_in(lease["data"])
     await asyncio.to_thread(broker.wait)
@@ -692,7 +701,7 @@ async def test_promise_9_expiry_that_died_at_its_claim_goes_on(
         return not await database.has(lease["data"]["username"])
 
     try:
-        await until(gone, limit_s=30)
+        await until(gone)
     finally:
         broker.kill()
         session.terminate()
@@ -730,16 +739,16 @@ async def test_promise_10_time_is_untrusted(tmp_path: Path, database: Database, 
     """Set an hour forward and an hour back, the wall clock ends no lease and brings none back; the jump is logged and audited."""
     with BrokerProcess(tmp_path, environment=wall.environment) as broker:
         await prepare(broker, database, default_ttl="30m")
-        brief = {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "2s"}
+        brief = {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": f"{BRIEF_S}s"}
         await broker.request("PUT", "database/roles/brief", brief)
         lasting = await issue(broker)
         for shift in ("+1h", "-1h"):
             wall.set(shift)
 
             async def told(jumps: int = 1 if shift == "+1h" else 2) -> bool:
-                return [line["event"] for line in broker.log_lines()].count(
-                    "the wall clock was set; leases go by broker time"
-                ) >= jumps
+                logged = [line["event"] for line in broker.log_lines()]
+                recorded = broker.audit_file.read_text().count("sys/clock")
+                return min(logged.count("the wall clock was set; leases go by broker time"), recorded) >= jumps
 
             await until(told)
             passing = await issue(broker, "brief")
@@ -747,7 +756,7 @@ async def test_promise_10_time_is_untrusted(tmp_path: Path, database: Database, 
                 "SELECT extract(epoch FROM rolvaliduntil - clock_timestamp())::float FROM pg_roles WHERE rolname = $1",
                 passing["data"]["username"],
             )
-            assert row[0] <= 2 + SLACK_S
+            assert row[0] <= BRIEF_S + SLACK_S
 
             async def gone(lease_id: str = passing["lease_id"]) -> bool:
                 return (await broker.request("PUT", "sys/leases/lookup", {"lease_id": lease_id})).status == 400
@@ -756,9 +765,8 @@ async def test_promise_10_time_is_untrusted(tmp_path: Path, database: Database, 
             assert not await database.has(passing["data"]["username"])
             shown = await broker.request("PUT", "sys/leases/lookup", {"lease_id": lasting["lease_id"]})
             assert shown.data["state"] == "active"
-            assert 1_700 < shown.data["ttl"] <= 1_800
+            assert 1_500 < shown.data["ttl"] <= 1_800
             assert await database.lets_in(lasting["data"])
-        assert broker.audit_file.read_text().count("sys/clock") >= 2
 
 
 async def test_promise_10_a_start_in_the_past_resurrects_nothing(tmp_path: Path, database: Database, wall: Wall) -> None:
@@ -773,7 +781,7 @@ async def test_promise_10_a_start_in_the_past_resurrects_nothing(tmp_path: Path,
         async def gone() -> bool:
             return (await broker.request("PUT", "sys/leases/lookup", {"lease_id": lease["lease_id"]})).status == 400
 
-        await until(gone, limit_s=15)
+        await until(gone)
         assert not await database.has(lease["data"]["username"])
 
 

@@ -106,7 +106,8 @@ async def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, postgresql_18:
     """A request that waits for its database is answered after SIGTERM, new ones find nobody, and the exit status is 0."""
     async with Proxy(postgresql_18.host, postgresql_18.port) as proxy:
         url = postgresql_18.url_template().replace(str(postgresql_18.port), str(proxy.port))
-        with BrokerProcess(tmp_path) as broker:
+        server = f'[server]\naddress = "unix:{tmp_path / "s"}"\ndrain_s = 200\n'
+        with BrokerProcess(tmp_path, server + "[engines]\nconnect_timeout_s = 200\n") as broker:
             proxy.stall()
             fields = connection_to(postgresql_18, connection_url=url)
             asked = asyncio.create_task(broker.request("PUT", "database/config/pg", fields))
@@ -167,7 +168,7 @@ def test_systemd_hears_of_readiness_and_of_the_end(tmp_path: Path) -> None:
     broker = BrokerProcess(tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
-        notify.settimeout(30)
+        notify.settimeout(120)
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         with subprocess.Popen([*SERVE, broker.config], env=environment, stderr=subprocess.DEVNULL) as serving:
             try:
@@ -176,7 +177,7 @@ def test_systemd_hears_of_readiness_and_of_the_end(tmp_path: Path) -> None:
                     client.connect(str(tmp_path / "http.sock"))
                 serving.terminate()
                 assert notify.recv(100) == b"STOPPING=1"
-                assert serving.wait(30) == 0
+                assert serving.wait(120) == 0
             finally:
                 serving.kill()
 
