@@ -23,10 +23,10 @@ async def test_a_block_that_waits_too_long_is_ended() -> None:
 async def test_a_block_in_time_is_left_alone() -> None:
     """Work within the limit ends as it would without one, and later work of the task is not struck."""
     deadlines = Deadlines()
-    with deadlines.within(0.01):
+    with deadlines.within(2):
         await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.6):
+        async with asyncio.timeout(3):
             await asyncio.Event().wait()
 
 

@@ -38,6 +38,7 @@ from broker.errors import DatabaseUnavailable, InvalidRequest
 from broker.model import Json, Terms, UserName
 from broker.seal.providers.memory import MemoryKey
 from broker.secret import Secret, random_text
+from broker.testing.broker import until
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -267,16 +268,8 @@ async def broker(settings: dict[str, Any], database: MemoryDatabase, monkeypatch
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Waits until a condition holds, for things that happen in the background; fails after ten seconds."""
-
-    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
-        for _ in range(1_000):
-            if await condition():
-                return
-            await asyncio.sleep(0.01)
-        pytest.fail("it never came true")
-
-    return wait
+    """Waits until a condition holds, for things that happen in the background."""
+    return until
 
 
 @pytest.fixture
@@ -289,7 +282,7 @@ def raw(broker: Client) -> Callable[[bytes], Any]:
         for chunk in chunks:
             writer.write(chunk)
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionError):

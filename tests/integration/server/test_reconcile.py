@@ -18,7 +18,7 @@ ORDER = {"connection": "", "dry_run": True, "drop_unknown": False}
 
 async def done(broker: Any) -> Any:
     """What the run that was asked for found."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (found := (await broker("GET", "sys/reconcile")).body["data"])["state"] == "running":
             await asyncio.sleep(0.01)
     return found
