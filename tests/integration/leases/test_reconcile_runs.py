@@ -23,7 +23,7 @@ from broker.testing.broker import until
 from broker.testing.engine import MemoryEngine
 
 MANY = 100_000
-LIMIT_S = 30
+LIMIT_S = 50
 
 
 def reconciler_of(rig: Any) -> Reconciler:

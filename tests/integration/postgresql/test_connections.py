@@ -15,12 +15,13 @@ from broker.engines.protocol import Extension, NewUser, Origin, User
 from broker.errors import DatabaseUnavailable
 from broker.model import LeaseNumber, Terms
 from broker.secret import Secret
+from broker.testing import ports
 from broker.testing.postgresql import PostgresServer
 from broker.testing.proxy import Proxy
 from broker_postgresql import Engine
 
 ORIGIN = Origin(broker="b1", boot="boot1")
-BOUND_S = 15
+BOUND_S = 60
 """More than any call here may take, and less than the time after which a caller would have left."""
 
 
@@ -193,7 +194,11 @@ async def test_server_that_turned_read_only(engine: Engine, fragile: PostgresSer
 
 async def test_hosts_are_tried_in_turn(fragile: PostgresServer) -> None:
     """A host that refuses is passed over; where all do, each is named with what it said."""
-    other = fragile.port - 1
+    with ports.reserve() as held:
+        await _try_in_turn(fragile, ports.number_of(held))
+
+
+async def _try_in_turn(fragile: PostgresServer, other: int) -> None:
     url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{other},127.0.0.1:{fragile.port}/postgres?sslmode=disable"
     engine = Engine("two", config(fragile, connection_url=url), ORIGIN)
     assert (await engine.open()).writable
@@ -210,7 +215,7 @@ async def test_silent_host_uses_up_nobodys_time(fragile: PostgresServer) -> None
         for proxy in (silent, other):
             proxy.stall()
         hosts = f"127.0.0.1:{silent.port},127.0.0.1:{other.port},127.0.0.1:{fragile.port}"
-        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=1"
+        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=3"
         engine = Engine("silent", config(fragile, connection_url=url), ORIGIN)
         found = await engine.open()
         assert found.addresses == (f"127.0.0.1:{fragile.port}",)
@@ -240,7 +245,7 @@ async def test_host_of_another_kind_is_passed_over(fragile: PostgresServer) -> N
     stranger = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = stranger.sockets[0].getsockname()[1]
     hosts = f"broker.invalid:1,127.0.0.1:{port},127.0.0.1:{fragile.port}"
-    url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=1"
+    url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{hosts}/postgres?sslmode=disable&connect_timeout=3"
     engine = Engine("strange", config(fragile, connection_url=url), ORIGIN)
     async with asyncio.timeout(BOUND_S):
         assert (await engine.open()).writable

@@ -18,7 +18,7 @@ from broker.model import Terms
 from broker.secret import Secret
 from broker_postgresql import late
 
-LIMIT_S = 20
+LIMIT_S = 60
 KEY = 4_711
 BLOCKED = Terms(creation=("CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}'", f"SELECT pg_advisory_xact_lock({KEY})"))
 WAITING = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = {KEY} AND NOT granted"

@@ -64,7 +64,7 @@ async def test_lock_on_a_table_holds_up_a_batch_briefly(scene: Any, table: str, 
     users = [user for user, _ in await scene.prepare(MANY, granting(table))]
     stranger = await scene.place.root()
     await stranger.execute(f"BEGIN; LOCK TABLE {table}; ALTER TABLE {table} ADD b int")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         held = errors_of(await scene.engine.release(users), users)
     assert all(isinstance(error, UserRemains) for error in held)
     await stranger.execute("ROLLBACK")

@@ -14,7 +14,7 @@ from broker.errors import InstructionsFailed, UserRemains
 from broker.model import Terms
 from broker.secret import Secret
 
-LIMIT_S = 20
+LIMIT_S = 60
 ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}'"
 MAKER = Terms(creation=(f"{ROLE} CREATEROLE",))
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
