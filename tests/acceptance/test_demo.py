@@ -177,7 +177,7 @@ async def test_code_that_is_handed_over_fails_the_demo(monkeypatch: pytest.Monke
     assert (status, "the broker did what it should have refused" in output) == (1, True), output
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("arguments", [[], ["--attack"]], ids=["story", "attack"])
 async def test_interrupted_demo_leaves_nothing(temporary: Path, arguments: list[str]) -> None:
     """Ctrl-C at any moment ends it with the status of an interrupted program, without a traceback, and everything is removed."""

@@ -122,7 +122,7 @@ def environment(tools: Path, database: PostgresServer) -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("page", [page for page in PAGES if console_commands(page)], ids=lambda page: page.stem)
 def test_commands_in_the_pages_work(page: Path, checkout: Path, environment: dict[str, str]) -> None:
     """Every command of the page succeeds (or fails, where it begins with `!`), typed one after the other."""

@@ -260,7 +260,7 @@ class Judge:
         return Draft202012Validator({**json.loads(schema), "components": self._components})
 
 
-@pytest.mark.timeout(max(300, COUNT // 20))
+@pytest.mark.timeout(max(900, COUNT // 20))
 async def test_requests_made_from_the_document(broker: Any) -> None:
     """Every answer is declared and fits its schema, none is a 5xx, each operation succeeds at least once; the broker goes on."""
     document = await fetch(broker)
