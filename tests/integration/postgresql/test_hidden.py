@@ -16,10 +16,12 @@ from broker.errors import DatabaseUnavailable, UserRemains
 from broker.secret import Secret
 from broker_postgresql import hidden
 
-LIMIT_S = 20
+LIMIT_S = 60
 IN_PROGRESS = hidden.QUERIES["logins_in_progress"]
-LONG_S = 30
+LONG_S = 300
 """Longer than any of these tests takes: a login that hides for so long comes to light only if nobody ends it."""
+BYSTANDERS_S = 6
+"""How long logins hide that are waited for: long enough that all of a test's hide at the same time on a busy machine, too."""
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +107,9 @@ async def test_logins_of_others_in_progress_go_on(scene: Any) -> None:
     server = scene.place.server
     login = attack(scene, user.name, password, LONG_S)
     others = [
-        attack(scene, other.name, word, 3),
-        attack(scene, scene.place.login, scene.place.password, 3, role=""),
-        attack(scene, server.superuser, server.superuser_password, 3, role=""),
+        attack(scene, other.name, word, BYSTANDERS_S),
+        attack(scene, scene.place.login, scene.place.password, BYSTANDERS_S, role=""),
+        attack(scene, server.superuser, server.superuser_password, BYSTANDERS_S, role=""),
     ]
     async with hiding(scene, login, *others):
         assert gone(await scene.remove([user]))
@@ -121,7 +123,7 @@ async def test_group_that_logs_in_is_told_from_its_member(scene: Any) -> None:
     try:
         user, password = await scene.create()
         login = attack(scene, user.name, password, LONG_S)
-        groups = attack(scene, "readers", Secret("readers"), 3, role="")
+        groups = attack(scene, "readers", Secret("readers"), BYSTANDERS_S, role="")
         async with hiding(scene, login, groups):
             [ended] = await scene.engine.end_sessions([user])
             assert ended.error is None
