@@ -169,18 +169,16 @@ async def _kept(engine: Any) -> Any:
 
 async def test_routine_is_kept_by_the_connection_alone(scene: Any) -> None:
     """It belongs to our login, whoever acted when it was made, and is gone with the connection."""
-    query = "SELECT proowner::regrole::text FROM pg_proc WHERE proname LIKE 'broker\\_%'"
-    before = len(await scene.root.fetch(query))
     engine = await scene.another_engine(max_open_connections=1)
     for _ in range(2):
         await engine.create(await scene.order())
         await engine.create(await scene.order(Terms(creation=(ROLE,))))
     assert len(await _kept(engine)) == 2
-    owners = [row[0] for row in await scene.root.fetch(query)]
-    assert len(owners) == before + 2
-    assert set(owners) == {scene.place.login}
+    async with engine._lanes.general.session() as session:
+        kept = await session.rows("SELECT oid, proowner::regrole::text FROM pg_proc WHERE pronamespace = pg_my_temp_schema()")
+    assert [owner for _, owner in kept] == [scene.place.login] * 2
     await engine.close()
-    while len(await scene.root.fetch(query)) > before:
+    while await scene.root.fetch("SELECT FROM pg_proc WHERE oid = ANY($1::oid[])", [oid for oid, _ in kept]):
         await asyncio.sleep(0.01)
 
 
