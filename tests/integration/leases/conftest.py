@@ -426,12 +426,10 @@ class Rig:
             task.add_done_callback(self._tasks.discard)
 
     async def expire(self) -> None:
-        """One look at what is due, to its end, and to that of every look that was asked for meanwhile."""
+        """One look at what is due, to its end."""
         await asyncio.gather(*self._tasks)
         await self.boot.expirer.run()
-        # A drain that was asked for again while it went on starts another look as it ends.
-        while under_way := [*self._tasks, *self.boot.expirer._drains.values()]:
-            await asyncio.gather(*under_way)
+        await asyncio.gather(*list(self.boot.expirer._drains.values()))
 
     async def handed_out(self) -> None:
         """Lets what is being handed out come to its end, also where its caller has left."""
