@@ -37,7 +37,7 @@ async def _try(connector: Connector, host: str, port: int, user: User, password:
         )
     except _REFUSED as error:
         return EngineError(f"the user was refused by {host}:{port}: {first_line(error)} (SQLSTATE {error.sqlstate})")
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         return DatabaseUnavailable(f"{host}:{port}: {first_line(error) or type(error).__name__}")
     wire.terminate()
     return None
