@@ -7,7 +7,8 @@ role is seen, and in the end what the statements SET is reset. Each order is a s
 and hurts no other.
 
 The routine is a function that each connection keeps for itself, called with what hands the values over: compiled and planned anew each
-time it would take twice as long. Where our login may make no temporary objects it is a DO block.
+time it would take twice as long. The first time, and where our login may make no temporary objects, it is a DO block; so what is done once,
+as for a check, leaves no function behind while the connection lasts.
 """
 
 from __future__ import annotations
@@ -168,8 +169,11 @@ async def run_orders(session: Session, orders: Sequence[Order]) -> list[Done]:
 
 
 async def _kept(session: Session, kinds: Kinds) -> str:
-    """The call of this connection's function for such orders, made where it is missing; empty where there is none."""
+    """The call of this connection's function for such orders, made when they come for the second time; empty where there is none."""
     if session.routines is None or len(kinds) > _KEPT_MOST:
+        return ""
+    if kinds not in session.seen:
+        session.seen.add(kinds)
         return ""
     name = "_".join(
         ("broker", *(f"{'makes' if makes else 'finds'}{'_foreign' if foreign else ''}" for makes, foreign in kinds))

@@ -89,6 +89,8 @@ class Session:
     veil: Veil = field(default_factory=Veil)
     acting: str = ""
     """The role that it is set to; empty: our login itself."""
+    seen: set[tuple[tuple[bool, bool], ...]] = field(default_factory=set)
+    """The kinds of orders that it carried out (see `orders.Kinds`)."""
     routines: set[str] | None = field(default_factory=set)
     """The functions that it keeps for `orders`; None where it can't."""
 
