@@ -8,7 +8,7 @@ from typing import ClassVar
 from broker.demo.acts import ROLE, introduce, leave_nothing, write_connection, write_role
 from broker.demo.escalation import TIDY_ROLE, Escalation
 from broker.demo.hiding import Hiding
-from broker.demo.scene import GROUP, OWNER, Scene
+from broker.demo.scene import GROUP, HEIR, OWNER, Scene
 from broker.demo.screen import Screen
 
 _LEASE_S = 600
@@ -38,11 +38,12 @@ class Attack:
         screen = self.screen
         screen.note(f"Members of {GROUP} read the shop's products, and may make things of their own in the schema 'drafts'.")
         await write_connection(self.scene, screen, ROLE, TIDY_ROLE)
-        handed_over = {"owned_objects": "reassign", "reassign_to": OWNER}
-        for name, extra, meaning in (
-            (ROLE, handed_over, "a user with code is kept without login until somebody decides"),
-            (TIDY_ROLE, {**handed_over, "owned_code": "drop"}, "code is dropped"),
+        for name, heir, extra, meaning in (
+            (ROLE, OWNER, {}, "a user with code is kept without login until somebody decides"),
+            (TIDY_ROLE, HEIR, {"owned_code": "drop"}, "code is dropped"),
         ):
             screen.act("operator", f"POST /v1/database/roles/{name}")
-            status = await write_role(self.scene, lease_s=_LEASE_S, name=name, extra=extra)
-            await screen.done(f"{status}  joins {GROUP}; what users leave behind goes to {OWNER}; {meaning}")
+            status = await write_role(
+                self.scene, lease_s=_LEASE_S, name=name, extra={"owned_objects": "reassign", "reassign_to": heir, **extra}
+            )
+            await screen.done(f"{status}  joins {GROUP}; what users leave behind goes to {heir}; {meaning}")

@@ -12,7 +12,7 @@ import asyncpg
 from broker.demo.acts import ROLE, refusal, wait_until_dropped
 from broker.demo.caller import Credential, DemoFailed
 from broker.demo.hiding import BY_HAND
-from broker.demo.scene import GROUP, OWNER, Scene
+from broker.demo.scene import GROUP, HEIR, OWNER, Scene
 from broker.demo.screen import Screen
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -26,6 +26,8 @@ _TABLE = "CREATE TABLE drafts.notes AS SELECT name FROM products"
 _BY_VIEW = "SELECT * FROM drafts.peek"
 _BY_FUNCTION = "SELECT * FROM drafts.pry()"
 _SHARE = f"GRANT SELECT ON drafts.peek TO {GROUP}"
+_KEEPERS = r"SELECT quote_ident(rolname) FROM pg_roles WHERE rolname LIKE 'left\_over\_%'"
+"""Who owns what a remedy has kept for somebody to look at."""
 _OWNERS = "SELECT relname::text AS name, relowner::regrole::text AS owner FROM pg_class WHERE oid = to_regclass('drafts.notes')"
 
 
@@ -85,6 +87,10 @@ class Escalation:
             await scene.watch.execute(statement)
         await self._revoke(credential)
         await self._unreadable(accomplice, _BY_VIEW, actor="accomplice")
+        for [keeper] in await scene.watch.fetch(_KEEPERS):
+            statement = f"DROP OWNED BY {keeper}; DROP ROLE {keeper}"
+            screen.act("superuser", f"has looked at what was kept: {statement}")
+            await scene.watch.execute(statement)
 
     async def _dropped(self, accomplice: Session) -> None:
         """Where the role says so, code goes and data changes hands."""
@@ -97,7 +103,7 @@ class Escalation:
         await self._unreadable(accomplice, _BY_FUNCTION, actor="accomplice")
         screen.act("superuser", "looks for what the user has left")
         left = await scene.watch.fetchrow(_OWNERS)
-        if left is None or left["owner"] != OWNER:
+        if left is None or left["owner"] != HEIR:
             raise DemoFailed("the user's table did not go to its heir")
         await screen.done(f"its table {left['name']} belongs to {left['owner']} now: data, and no code")
 

@@ -23,6 +23,8 @@ LOGIN = "broker"
 GROUP = "shop_readers"
 OWNER = "shop_owner"
 """Who owns what the attacks are after (`attack.sql`)."""
+HEIR = "shop_attic"
+"""Who has no rights and may inherit."""
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _TIMEOUT_S = 10
@@ -73,7 +75,7 @@ class Scene:
 
     async def _roles(self) -> list[str]:
         query = "SELECT rolname FROM pg_roles WHERE oid >= $1 AND rolname <> ALL($2) ORDER BY oid"
-        return [row["rolname"] for row in await self.watch.fetch(query, _FIRST_OF_USERS, [LOGIN, GROUP, OWNER])]
+        return [row["rolname"] for row in await self.watch.fetch(query, _FIRST_OF_USERS, [LOGIN, GROUP, OWNER, HEIR])]
 
 
 class Stage:
