@@ -46,6 +46,8 @@ _CONFIG = {
     "timezone": "UTC",
     "lc_messages": "C",
     "shared_buffers": "64MB",
+    # A standby that was stopped catches up: a base backup for another one begins with a checkpoint, which would remove what it lacks.
+    "wal_keep_size": "256MB",
 }
 
 

@@ -12,8 +12,8 @@ from broker.testing.postgresql import PostgresServer, ServerFailed
 class Standby(PostgresServer):
     """A streaming, read-only copy of `primary`, which must be running when this is started for the first time.
 
-    It has the primary's users and passwords. Stopped or killed it catches up at its next start, as long as the primary still has the log:
-    nothing is reserved for it (no replication slot).
+    It has the primary's users and passwords. Stopped or killed it catches up at its next start, as long as the primary still has the log,
+    of which it keeps 256 MB: nothing is reserved for it (no replication slot).
     """
 
     def __init__(self, primary: PostgresServer, *, extra_config: Mapping[str, str] | None = None) -> None:
