@@ -45,4 +45,9 @@ class Reader:
 
     def _work(self, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         with translated():
-            return work(self._far, *args, **kwargs)
+            # One snapshot, however many statements it takes: a row that moves from one state to another must not slip between two of them.
+            self._far.execute("BEGIN")
+            try:
+                return work(self._far, *args, **kwargs)
+            finally:
+                self._far.execute("COMMIT")

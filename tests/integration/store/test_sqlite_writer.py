@@ -339,3 +339,22 @@ async def test_promise_9_killed_writer_loses_nothing_acknowledged(
     await store.close()
     assert len(acknowledged) >= after
     assert acknowledged <= kept
+
+
+async def test_a_scan_sees_one_moment(store: SqliteStore) -> None:
+    """Of a scan's statements the later ones don't see what was committed after the first: nothing slips between two of them."""
+    begun, written = threading.Event(), threading.Event()
+
+    def twice(db: sqlite3.Connection) -> tuple[int, int]:
+        (before,) = db.execute("SELECT count(*) FROM document").fetchone()
+        begun.set()
+        assert written.wait(30)
+        (after,) = db.execute("SELECT count(*) FROM document").fetchone()
+        return before, after
+
+    scan = asyncio.create_task(store._reader.scan(twice))
+    await asyncio.to_thread(begun.wait, 30)
+    await store.put_document("kind", "name", b"{}")
+    written.set()
+    assert await scan == (0, 0)
+    assert len(await store.changes_since(0)) == 1
