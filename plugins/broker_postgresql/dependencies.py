@@ -11,6 +11,8 @@ from broker_postgresql.quoting import comment, identifier
 from broker_postgresql.session import Session
 
 _NAMED_AT_MOST = 5
+_AT_ONCE = 500
+"""Objects that REASSIGN OWNED is trusted with: it takes all its locks at once, of which a server has some thousand as it is delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ async def find(session: Session, users: Sequence[Present]) -> list[Dependency]:
 
 
 def remedies(one: Present, dependencies: Iterable[Dependency], home: str) -> tuple[str, ...]:
-    """Statements, one for each database, that whoever owns or granted the objects may run to let the user be dropped."""
+    """Statements that whoever owns or granted the objects may run, each in the database it names, to let the user be dropped."""
     by_database: dict[str, list[Dependency]] = {}
     for dependency in dependencies:
         if dependency.oid == one.oid:
@@ -43,18 +45,32 @@ def remedies(one: Present, dependencies: Iterable[Dependency], home: str) -> tup
     found = sorted(by_database.items())
     # One role for all databases, made in the first of them.
     first = next((database for database, there in found if any(each.owned for each in there)), None)
-    return tuple(_remedy(one, database, there, makes_keeper=database == first) for database, there in found)
+    return tuple(
+        statement for database, there in found for statement in _remedies(one, database, there, makes_keeper=database == first)
+    )
 
 
-def _remedy(one: Present, database: str, found: Sequence[Dependency], *, makes_keeper: bool) -> str:
-    name = identifier(one.name)
+def _remedies(one: Present, database: str, found: Sequence[Dependency], *, makes_keeper: bool) -> list[str]:
+    name, place = identifier(one.name), f"in database {identifier(database)}"
     count, known = sum(each.count for each in found), sorted({named for each in found for named in each.objects})
     more = [f"and {count - _NAMED_AT_MOST} more"] if count > _NAMED_AT_MOST else []
     described = ", ".join(known[:_NAMED_AT_MOST] + more) if known else f"{count} objects"
-    hand_over = f"REASSIGN OWNED BY {name} TO {keeper(one)}; " if any(each.owned for each in found) else ""
+    begin, end = f"{comment(f'{place}: {described}')} ", f"DROP OWNED BY {name};"
+    if not any(each.owned for each in found):
+        return [begin + end]
     if makes_keeper:
-        hand_over = f"CREATE ROLE {keeper(one)} NOLOGIN; {hand_over}"
-    return f"{comment(f'in database {identifier(database)}: {described}')} {hand_over}DROP OWNED BY {name};"
+        begin += f"CREATE ROLE {keeper(one)} NOLOGIN; "
+    end = f"REASSIGN OWNED BY {name} TO {keeper(one)}; {end}"
+    if count <= _AT_ONCE:
+        return [begin + end]
+    return [*([begin] if makes_keeper else []), f"{comment(place)} {_one_by_one(one)}", f"{comment(place)} {end}"]
+
+
+def _one_by_one(one: Present) -> str:
+    """Hands over tables in a transaction each; to be run outside of one, as a statement of its own."""
+    tables = f"SELECT oid FROM pg_class WHERE relowner = {one.oid} AND relkind IN ('r', 'p', 'f', 'v', 'm')"  # noqa: S608 - an OID
+    move = f"EXECUTE format('ALTER TABLE %s OWNER TO {keeper(one)}', one)"
+    return f"DO $$DECLARE one regclass; BEGIN FOR one IN {tables} LOOP {move}; COMMIT; END LOOP; END$$;"
 
 
 def keeper(one: Present) -> str:

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from broker.errors import UserRemains
-from broker_postgresql import bulk
+from broker_postgresql import bulk, dependencies
 from broker_postgresql.bulk import Pace
-from broker_postgresql.dependencies import keeper
 from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
@@ -52,7 +51,7 @@ async def prepare(session: Session, one: Present, options: RoleOptions, pace: Pa
     if answer["within_reach"]:
         return identifier(heir)
     if answer["rights"]:
-        raise UserRemains(_RIGHTS.format(heir=heir, rights=", ".join(answer["rights"])), remedy=_by_hand(session, one))
+        raise UserRemains(_RIGHTS.format(heir=heir, rights=", ".join(answer["rights"])), remedy=await _by_hand(session, one))
     await _untie(session, one, pace)
     while code := await session.rows(QUERIES["owned_code"], one.oid, _CODE_AT_ONCE):
         text = _CODE.format(heir=heir, code=_named([row["object"] for row in code]))
@@ -96,9 +95,10 @@ def _statements(session: Session, code: Sequence[asyncpg.Record]) -> tuple[str, 
     return tuple(f"{_where(session)} {row['statement']};" for row in code if row["statement"])
 
 
-def _by_hand(session: Session, one: Present) -> tuple[str, ...]:
-    name, heir = identifier(one.name), keeper(one)
-    return (f"{_where(session)} CREATE ROLE {heir} NOLOGIN; REASSIGN OWNED BY {name} TO {heir}; DROP OWNED BY {name};",)
+async def _by_hand(session: Session, one: Present) -> tuple[str, ...]:
+    here = session.greeting.database
+    found = [each for each in await dependencies.find(session, [one]) if each.database in ("", here)]
+    return dependencies.remedies(one, found, here)
 
 
 def _where(session: Session) -> str:

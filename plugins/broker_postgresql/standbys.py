@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,7 +22,7 @@ from broker.errors import DatabaseUnavailable, UserRemains
 from broker_postgresql import sessions, sweep
 from broker_postgresql.connector import Connector, Purpose
 from broker_postgresql.failures import first_line, is_foreseen, leaves_connection_usable
-from broker_postgresql.hidden import Hidden
+from broker_postgresql.hidden import Hidden, remedy
 from broker_postgresql.identity import ours
 from broker_postgresql.lanes import Lanes
 from broker_postgresql.membership import join
@@ -74,6 +75,8 @@ class Trouble:
     text: str
     powerless: bool = False
     """Whether our login's membership in the user may be what is missing."""
+    untold: bool = False
+    """Whether it is a login that nobody can say whose it is: no session of the user's yet, which its OID would find."""
 
 
 class Standby:
@@ -140,7 +143,7 @@ class Standby:
         late = oids if not state["caught_up"] else state["open"]
         powerless = not session.greeting.superuser
         troubles = dict.fromkeys(found.going, Trouble("still has a login of the user in progress; it was told to end"))
-        troubles |= dict.fromkeys(found.untold, Trouble(_UNTOLD, powerless=powerless))
+        troubles |= dict.fromkeys(found.untold, Trouble(_UNTOLD, powerless=powerless, untold=True))
         troubles |= dict.fromkeys(left, Trouble(_STILL_OPEN, powerless=powerless and not session.greeting.signals))
         return troubles | dict.fromkeys(late, Trouble(_LAGS.format(behind=max(0, state["behind"]))))
 
@@ -228,7 +231,15 @@ class Standbys:
                 await join(session, [one for one in await ours(session, users) if one.oid in powerless])
                 primary = await _position(session)
             found = await self._contain(oids, primary, deadline_s)
-        return [_failed(outcome, found, login) for outcome in outcomes]
+        in_the_way = await self._in_the_way({oid for each in found.values() for oid, trouble in each.items() if trouble.untold})
+        return [_failed(outcome, found, login, in_the_way) for outcome in outcomes]
+
+    async def _in_the_way(self, oids: AbstractSet[int]) -> dict[int, tuple[str, ...]]:
+        """Statements that make it possible to act as these users. Rights come from the primary, for standbys too."""
+        if not oids:
+            return {}
+        async with self._lanes.revoking.session() as session:
+            return {oid: await remedy(session, oid) for oid in oids}
 
     async def sweep(self) -> list[Swept]:
         """Sweeps every standby; one that does not answer is named."""
@@ -282,7 +293,9 @@ async def _position(session: Session) -> Position:
     return Position(row["lsn"], row["started"])
 
 
-def _failed(outcome: Outcome, found: Mapping[str, Mapping[int, Trouble]], login: str) -> Outcome:
+def _failed(
+    outcome: Outcome, found: Mapping[str, Mapping[int, Trouble]], login: str, in_the_way: Mapping[int, tuple[str, ...]]
+) -> Outcome:
     """The outcome, failed by the standbys that are in the user's way; each of them is named."""
     if outcome.error is not None or not outcome.identity:
         return outcome
@@ -290,8 +303,8 @@ def _failed(outcome: Outcome, found: Mapping[str, Mapping[int, Trouble]], login:
     owed = {name: troubles[oid] for name, troubles in found.items() if oid in troubles}
     if not owed:
         return outcome
-    powerless = any(trouble.powerless for trouble in owed.values())
+    powerless = any(trouble.powerless and not trouble.untold for trouble in owed.values())
     grant = (f"GRANT pg_signal_backend TO {identifier(login)}",) if powerless else ()
-    by_hand = (_BY_HAND.format(place=name, oid=oid) for name in owed)
+    by_hand = (_BY_HAND.format(place=name, oid=oid) for name, trouble in owed.items() if not trouble.untold)
     text = "; ".join(f"standby {name} {trouble.text}" for name, trouble in owed.items())
-    return Outcome(outcome.number, UserRemains(text, remedy=(*grant, *by_hand)), outcome.identity)
+    return Outcome(outcome.number, UserRemains(text, remedy=(*grant, *in_the_way.get(oid, ()), *by_hand)), outcome.identity)

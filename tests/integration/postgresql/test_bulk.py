@@ -231,6 +231,28 @@ async def test_owner_that_is_kept_costs_little(keeper: Any) -> None:
     assert await owned(keeper, user.name) == 1_000
 
 
+async def test_owner_that_is_kept_goes_by_the_statements_told(keeper: Any) -> None:
+    """The very statements that are told hand over 4,000 tables where one statement can't lock them all; then the user is dropped."""
+    user = await owning(
+        keeper, Terms(options={"grant_roles": ["readers"]}), "CREATE TABLE h_{n}_{i} (a serial PRIMARY KEY)", TABLES
+    )
+    [error] = (await keeper.remove([user]))["release"]
+    left = f"left_over_{user.identity}"
+    try:
+        for remedy in error.remedy:
+            wire = await keeper.place.root(remedy.split('"')[1])
+            await wire.execute(remedy)
+            await wire.close()
+        assert gone(await keeper.remove([user]))
+        assert await owned(keeper, left) == TABLES * 2 * 2
+    finally:
+        for database in DATABASES:
+            wire = await keeper.place.root(database)
+            await _drop_all(wire, "v-", left)
+            await wire.close()
+        await keeper.root.execute(f"DROP ROLE IF EXISTS {left}")
+
+
 async def test_slices_of_two_batches_go_side_by_side(keeper: Any) -> None:
     """Two calls for two owners of hundreds at the same time both end well."""
     users = [await owning(keeper, terms(), "CREATE TABLE h_{n}_{i} (a int)", 300, ("app",)) for _ in range(2)]

@@ -135,6 +135,34 @@ async def test_hidden_login_on_the_standby_ends(pair: Pair) -> None:
     await wire.close()
 
 
+async def test_who_may_not_ask_on_a_standby_is_told_so(pair: Pair) -> None:
+    """Where users may not call what ends sessions, a login there can't be told apart; the statement told, run on the primary, helps."""
+    scene, standby = pair.scene, pair.standby
+    user, password = await scene.create()
+    await (await pair.session(user.name, password)).close()
+    dsn, options = standby.dsn(user.name, password, "app").reveal(), "-c%20post_auth_delay%3D25%20-c%20role%3Dreaders"
+    login = asyncio.ensure_future(asyncpg.connect(f"{dsn}?options={options}", timeout=LIMIT_S))
+    function = "FUNCTION pg_terminate_backend(int, bigint)"
+    await scene.root.execute(f"REVOKE EXECUTE ON {function} FROM PUBLIC; GRANT EXECUTE ON {function} TO limited")
+    try:
+        await pair.arrived()
+        async with asyncio.timeout(LIMIT_S):
+            while not await pair.there.fetch(hidden.QUERIES["logins_in_progress"]):
+                await asyncio.sleep(0.02)
+        await scene.engine.disable([user])
+        [ended] = await scene.engine.end_sessions([user])
+        assert isinstance(ended.error, UserRemains)
+        assert "a login in progress that may be the user's" in str(ended.error)
+        [remedy] = ended.error.remedy
+        await scene.root.execute(remedy)
+        await until_gone(scene, [user])
+        assert not await pair.there.fetch(hidden.QUERIES["logins_in_progress"])
+    finally:
+        await scene.root.execute(f"GRANT EXECUTE ON {function} TO PUBLIC; REVOKE EXECUTE ON {function} FROM limited")
+    with pytest.raises(CLOSED):
+        await (await login).fetchval("SELECT name FROM goods")
+
+
 async def test_idle_servers_show_no_login_in_progress(pair: Pair) -> None:
     """Neither what replays the log nor whatever else works in the background is taken for a login, which would cost each batch a second."""
     for wire in (pair.there, pair.scene.root):
