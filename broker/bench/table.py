@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from broker.bench.rows import Results, Row
+
+_WIDE = 110
+"""Columns of a terminal from which on a ratio stands in one line and the rows' labels still have room."""
+_LONGEST_BASE = len("superuser")
 
 
 class Shown:
@@ -18,19 +23,22 @@ class Shown:
     def __init__(self, results: Results) -> None:
         self._results = results
 
-    def __rich_console__(self, _console: Console, _options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
         """Called by rich."""
-        yield self._rows()
+        yield self._rows(options.max_width)
         if self._results.facts:
             yield self._facts()
         for note in self._results.notes:
             yield Text(note, style="dim")
 
-    def _rows(self) -> Table:
-        table = Table(title="broker bench", title_justify="left")
+    def _rows(self, width: int) -> Table:
+        narrow = width < _WIDE
+        table = Table(title="broker bench", title_justify="left", box=SIMPLE_HEAD if narrow else HEAVY_HEAD)
         table.add_column("what")
-        for heading in ("clients", "done/s", "p50 ms", "p99 ms", "rate to", "p50 to"):
+        for heading in ("clients", "done/s", "p50 ms", "p99 ms"):
             table.add_column(heading, justify="right", no_wrap=True)
+        for heading in ("rate to", "p50 to"):
+            table.add_column(heading, justify="right", max_width=_LONGEST_BASE if narrow else None)
         for row in self._results.figures:
             self._add_row(table, row)
         return table

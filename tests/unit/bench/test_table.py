@@ -8,7 +8,7 @@ from rich.console import Console
 
 from broker.bench.figures import Figure
 from broker.bench.issuing import prepared_row, raw_row
-from broker.bench.rows import Fact, Results
+from broker.bench.rows import Fact, Results, Row
 from broker.bench.table import Shown, as_json
 
 
@@ -21,9 +21,9 @@ def results(*, errors: int = 0) -> Results:
     return made
 
 
-def shown(made: Results) -> str:
+def shown(made: Results, width: int = 160) -> str:
     """The table as text."""
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=width)
     console.print(Shown(made))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -34,6 +34,16 @@ def test_a_row_shows_rate_latencies_and_both_ratios() -> None:
     line = next(line for line in shown(results()).splitlines() if "prepared" in line)
     for text in ("8", "2,100", "4.00", "7.00 x raw", "0.20 x raw"):
         assert text in line
+
+
+def test_eighty_columns_do() -> None:
+    """A pipe, and a terminal as it opens, show words and ratios whole."""
+    made = results()
+    made.add(Row("users ended while others wait", 32, raw_row(8), "superuser"), Figure(done=11_000, seconds=1))
+    text = shown(made, width=80)
+    for word in ("prepared", "ended", "while", "others", "11,000", "36.67 x", "superuser"):
+        assert word in text
+    assert "…" not in text
 
 
 def test_a_row_with_errors_shows_no_figure() -> None:
