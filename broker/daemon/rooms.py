@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from broker.audit.devices.file import FileDevice
 from broker.audit.devices.protocol import AuditDevice
@@ -303,7 +304,8 @@ def engine_builder(
 ) -> Callable[[Connection], Guard]:
     def build(connection: Connection) -> Guard:
         plugin = registry.plugin(connection.plugin_name)
-        engine = plugin(connection.name, connection.details, origin)
+        known = replace(origin, timeline=connection.timeline, addresses=connection.addresses)
+        engine = plugin(connection.name, connection.details, known)
         secrets = [Secret(str(connection.details[name])) for name in plugin.secret_fields if connection.details.get(name)]
         return Guard(seams.engine(engine), connection.name, config.engines, metrics, clock, secrets)
 

@@ -170,12 +170,16 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Who is speaking to the database: goes into what the server shows of its sessions."""
+    """Who is speaking to the database, which goes into what the server shows of its sessions, and what is known of that server."""
 
     broker: str
     """Short id of the store's broker (letters and digits); the same over restarts."""
     boot: str
     """Id of this process; sessions of this broker with another one belong to a process that is dead."""
+    timeline: str = ""
+    """On which the connection was worked with last (see `Health.timeline`); empty where that is not known, or another one is meant."""
+    addresses: tuple[str, ...] = ()
+    """By which its server was reached then (see `Health.addresses`)."""
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
 from broker.secret import Secret
 from broker_postgresql.hosts import Hosts
+from broker_postgresql.primary import remembered
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Greeting, Session, Wire, cluster_of, greet, line_of
 from broker_postgresql.settings import ConnectionSettings
@@ -81,7 +82,7 @@ class Connector:
         """What the server's release has beside `_PINNED`, as far as it is known."""
         self._quiet: dict[str, str] = {}
         self._cluster = ""
-        self.hosts = Hosts(self.target.hosts, where)
+        self.hosts = Hosts(self.target.hosts, where, remembered(self.target.hosts, origin.timeline, origin.addresses))
 
     def doubt(self) -> None:
         """Has the next connection ask all hosts, since the one that was worked with may be gone."""

@@ -32,14 +32,16 @@ _REFUSED = (
 class Hosts:
     """The hosts of one connection, in the order in which they were written, and which of them leads."""
 
-    def __init__(self, hosts: Sequence[Host], where: str) -> None:
+    def __init__(self, hosts: Sequence[Host], where: str, known: Known) -> None:
         self.concerns: tuple[str, ...] = ()
         """See `Health.concerns`: hosts that take writes and must not."""
         self._hosts = tuple(dict.fromkeys(hosts))
         self._where = where
         self._leader: Host | None = None if len(self._hosts) > 1 else self._hosts[0]
         self._names: tuple[Host, ...] = ()
-        self._known = Known()
+        self._remembered = known
+        """What an earlier process left behind."""
+        self._known = known
         self._looked_s = 0.0
 
     @property
@@ -63,9 +65,9 @@ class Hosts:
             self._leader = None
 
     def forget(self) -> None:
-        """Has whoever is found next worked with, on whatever timeline: the server that was found may have been refused."""
+        """Unlearns what was found by this process: the server may have been refused."""
         self.doubt()
-        self._known, self._names, self.concerns = Known(), (), ()
+        self._known, self._names, self.concerns = self._remembered, (), ()
 
     async def connect(self, connect: Connect) -> Session:
         """A connection to the host that leads. Raises `DatabaseUnavailable` that says what each host answered."""

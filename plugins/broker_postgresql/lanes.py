@@ -236,7 +236,7 @@ class Lanes:
             await lane.close()
 
     def reopen(self) -> None:
-        """Lets connections be kept again, to whichever server is found next."""
+        """Lets connections be kept again, and has the server looked for anew."""
         self._closed, self._timeline = False, 0
         self._connector.hosts.forget()
 

@@ -8,7 +8,7 @@ two on one timeline only the server that was worked with is worked with further;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -81,6 +81,13 @@ def choose(found: Mapping[Host, Server], known: Known) -> Choice:
         if host not in leader
     )
     return Choice(leader, Known(known.timeline, leader[0], started), {}, concerns)
+
+
+def remembered(hosts: Sequence[Host], timeline: str, addresses: Collection[str]) -> Known:
+    """The server that an earlier process worked with: nothing where it is none of the hosts any longer, or its timeline can't be told."""
+    host = next((host for host in hosts if written(host) in addresses), None)
+    line = int(timeline) if timeline.isdecimal() else 0
+    return Known(line, host) if host and line else Known()
 
 
 def written(host: Host) -> str:

@@ -265,3 +265,9 @@ async def test_copy_of_the_primary_does_not_take_its_place(scene: Scene, *, rest
     await asyncio.to_thread(scene.primary.start)
     await until(scene.works, limit_s=60)
     assert await Database(scene.primary).lets_in(lost["data"])
+    # Of both, the one that has the users is known, by a broker too that starts only now.
+    await asyncio.to_thread(scene.standby.start)
+    await scene.broker.__aexit__()
+    await scene.broker.__aenter__()
+    lease = await scene.issue()
+    assert await Database(scene.primary).lets_in(lease["data"])

@@ -89,6 +89,11 @@ async def test_two_promoted_standbys_are_refused_until_one_is_stopped(binaries: 
                 engine._lanes.retire()
                 found = await engine.health()
                 assert (found.timeline, found.addresses) == ("2", (f"{other.host}:{other.port}",))
+            again = Engine(
+                "main", fields, Origin(broker="b1", boot="boot2", timeline=found.timeline, addresses=found.addresses)
+            )
+            assert (await again.open()).addresses == found.addresses
+            await again.close()
             [concern] = found.concerns
             assert concern.startswith(f"{one.host}:{one.port} takes writes as well, on the same timeline 2")
             await asyncio.to_thread(other.stop)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from broker.errors import DatabaseUnavailable
 from broker_postgresql import hosts
 from broker_postgresql.hosts import Hosts
+from broker_postgresql.primary import Known, remembered, written
 from broker_postgresql.session import Greeting, Line, Session
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
@@ -97,12 +98,12 @@ def greeting(started: str) -> Greeting:
     )  # fmt: skip
 
 
-def several(*servers: Server) -> tuple[Hosts, Network]:
+def several(*servers: Server, known: Known = Known()) -> tuple[Hosts, Network]:  # noqa: B008 - a frozen one
     """Hosts a, b, c with these servers behind them, each a server of its own."""
     for name, server in zip("abc", servers, strict=False):
         server.started += name
     network = Network(dict(zip(NAMES, servers, strict=False)))
-    return Hosts(list(network.servers), "connection main"), network
+    return Hosts(list(network.servers), "connection main", known), network
 
 
 async def leads(chosen: Hosts, network: Network) -> tuple[str, int]:
@@ -245,6 +246,25 @@ async def test_of_two_primaries_the_one_that_was_worked_with_goes_on() -> None:
     network.servers[A].writable = False
     assert await leads(chosen, network) == B
     assert chosen.concerns == ()
+
+
+async def test_of_two_primaries_the_one_that_an_earlier_process_worked_with_goes_on() -> None:
+    """What is on record of the connection settles it after a restart, too; where the other one is alone it is refused."""
+    known = remembered(NAMES, "4", ["elsewhere:1", written(NAMES[1])])
+    both, network = several(Server(line=4), Server(line=4), known=known)
+    assert await leads(both, network) == NAMES[1]
+    assert [concern.startswith(written(NAMES[0])) for concern in both.concerns] == [True]
+    alone, network = several(Server(line=4), Server(writable=False), known=known)
+    with pytest.raises(DatabaseUnavailable, match="is another server"):
+        await alone.connect(network.connect)
+
+
+@pytest.mark.parametrize(
+    ("timeline", "addresses"), [("", ["b:2"]), ("0", ["b:2"]), ("other", ["b:2"]), ("4", []), ("4", ["elsewhere:1"])]
+)
+def test_what_is_on_record_counts_only_where_it_can_be_told(timeline: str, addresses: list[str]) -> None:
+    """A connection that was reset, or whose server is none of its hosts any longer, begins anew."""
+    assert remembered([("a", 1), ("b", 2)], timeline, addresses) == Known()
 
 
 async def test_other_primary_on_the_timeline_does_not_take_over() -> None:
