@@ -73,7 +73,9 @@ class LeaseShown(BaseModel):
     stage: str = Field(description="What has been done already of its revocation.")
     username: str = Field(description="The database user that was made for it.")
     failing_since: str | None = Field(None, description="Since when its revocation has been failing (RFC 3339).")
-    revoke_error: str = Field("", description="Why its revocation has failed so far.")
+    revoke_error: str = Field(
+        "", description="What its revocation has failed of so far, or what holds up all of its connection."
+    )
     remedy: list[str] = Field(default_factory=list, description="Statements that let a stuck revocation finish.")
 
 

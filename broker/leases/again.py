@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from broker.engines.protocol import Engine, Extension
+from broker.engines.protocol import Engine
 from broker.errors import Unavailable
-from broker.leases import lifecycle
+from broker.leases import lifecycle, logins
 from broker.leases.ask import Ask, Issued, Plan, on_record
 from broker.leases.parts import Parts
 from broker.leases.recipe import recipe
@@ -47,21 +47,15 @@ async def give_again(parts: Parts, ask: Ask, plan: Plan, lease: Lease) -> Issued
     # The first answer's login may have been lost with the process that gave it.
     engine = await parts.catalog.engine(lease.connection)
     if engine.traits.prepares:
-        await _enable_again(parts, engine, lease, left_s)
+        await _turn_on_again(parts, engine, lease)
     await parts.trail.record([ask.response_entry(issued)])
     return issued
 
 
-async def _enable_again(parts: Parts, engine: Engine, lease: Lease, left_s: int) -> None:
-    parts.busy.add(lease.number)
-    try:
-        # Read once more now that revocation leaves it alone: a login must not be turned on after it was turned off.
-        now = await parts.store.lease(lease.number)
-        if now is None or now.state is not LeaseState.ACTIVE:
-            raise Unavailable("the lease of the first request with this key was ended meanwhile: ask again", retry_after_s=1)
-        extension = Extension(user=parts.markers.of(lease), lifetime_ms=left_s * 1_000)
-        for outcome in await engine.enable([extension]):
-            if outcome.error is not None:
-                raise outcome.error
-    finally:
-        parts.busy.discard(lease.number)
+async def _turn_on_again(parts: Parts, engine: Engine, lease: Lease) -> None:
+    outcomes = await logins.turn_on(parts, engine, [lease.number])
+    if not outcomes:
+        raise Unavailable("the lease of the first request with this key was ended meanwhile: ask again", retry_after_s=1)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error

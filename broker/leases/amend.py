@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from broker.catalog.connections import Connection
 from broker.catalog.roles import lease_path
-from broker.engines.protocol import Engine, Extension
-from broker.leases import lifecycle
+from broker.engines.protocol import Engine
+from broker.leases import lifecycle, logins
 from broker.leases.differences import Finding, Kind
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -71,33 +71,8 @@ async def turn_on(parts: Parts, engine: Engine, findings: Sequence[Finding]) -> 
 
     Raises `DatabaseUnavailable`; some may be turned on then.
     """
-    numbers = {finding.user.number for finding in findings} - parts.busy - parts.renewing
-    parts.busy |= numbers
-    try:
-        # Read once more now that revocation leaves them alone: a login must not be turned on after it was turned off.
-        active = [lease for lease in await parts.store.leases(numbers) if lease.state is LeaseState.ACTIVE]
-        size = max(1, engine.traits.users_per_batch)
-        done: set[LeaseNumber] = set()
-        for start in range(0, len(active), size):
-            done |= await _enabled(parts, engine, active[start : start + size])
-        return frozenset(done)
-    finally:
-        parts.busy -= numbers
-
-
-async def _enabled(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> frozenset[LeaseNumber]:
-    outcomes = await engine.enable([_extension(parts, lease) for lease in leases])
-    done = {outcome.number for outcome in outcomes if outcome.error is None}
-    # A revocation that had looked already who is busy may have turned a login off, and ours came after that.
-    ended = [lease for lease in await parts.store.leases(done) if lease.state is not LeaseState.ACTIVE]
-    if ended:
-        await engine.disable([parts.markers.of(lease) for lease in ended])
-    return frozenset(done.difference(lease.number for lease in ended))
-
-
-def _extension(parts: Parts, lease: Lease) -> Extension:
-    left_ms = max(0, lifecycle.ends_ms(lease) - parts.store.now_ms())
-    return Extension(user=parts.markers.of(lease), lifetime_ms=left_ms)
+    outcomes = await logins.turn_on(parts, engine, [finding.user.number for finding in findings])
+    return frozenset(outcome.number for outcome in outcomes if outcome.error is None)
 
 
 def _intent(connection: Connection, finding: Finding) -> Reservation:

@@ -80,14 +80,12 @@ class Canary:
             number, facts = await self._reserve(connection, engine, terms, token)
             user = replace(self._parts.markers.user(number, facts), terms=terms)
             flight = Flight(user.name)
-            self._parts.busy.add(number)
             try:
-                await self._live(engine, user, password, flight)
+                with self._parts.holds.login([number]):
+                    await self._live(engine, user, password, flight)
             except BaseException:
-                self._parts.busy.discard(number)
                 await asyncio.shield(self._end(number, facts))
                 raise
-            self._parts.busy.discard(number)
         await flight.step(REVOKED, lambda: self._revoke(number, facts))
         return flight
 

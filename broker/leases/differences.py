@@ -168,7 +168,7 @@ class Comparison:
 
     async def _differing(self, leases: Sequence[Lease]) -> list[Finding]:
         # Read before who is busy: an active lease that nobody is busy with has been given its login.
-        unsettled = self.parts.busy | self.parts.renewing
+        unsettled = self.parts.holds.logins | self.parts.holds.renewals
         settled = [lease for lease in leases if lease.number not in unsettled and not self._over(lease)]
         if not settled:
             return []

@@ -23,7 +23,7 @@ from broker.leases.witness import Witness
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move, Step
 
-_BUSY_AGAIN_MS = 500
+_HELD_AGAIN_MS = 500
 _CLAIM_MS = 60_000
 """How long a claim holds until the first step is durable, which then makes it hold longer."""
 _ENGINE_AGAIN_MS = 5_000
@@ -133,10 +133,10 @@ class Expirer:
                 if isinstance(result, BaseException):
                     raise result
         except Unavailable as error:
-            self._rest(connection, error.retry_after_s * 1_000)
+            self._rest(connection, error.retry_after_s * 1_000, error)
             log.warning("expiry waits", connection=connection.name, error=str(error))
         except BrokerError as error:
-            self._rest(connection, _ENGINE_AGAIN_MS)
+            self._rest(connection, _ENGINE_AGAIN_MS, error)
             log.exception("expiry failed", connection=connection.name, error=str(error))
 
     async def _work_off(self, connection: Connection) -> None:
@@ -162,8 +162,9 @@ class Expirer:
             await asyncio.sleep(min(_REST_MOST_S, _REST * (stopwatch_s() - began_s)))
         return goes_on
 
-    def _rest(self, connection: Connection, for_ms: int) -> None:
+    def _rest(self, connection: Connection, for_ms: int, why: BrokerError) -> None:
         self._resting[connection.number] = self._parts.store.now_ms() + for_ms
+        self._parts.held_up[connection.number] = str(why)
 
     async def _revoke(self, connection: Connection, leases: Sequence[Lease]) -> bool:
         """Whether it makes sense to claim more now."""
@@ -171,7 +172,7 @@ class Expirer:
             engine = await self._parts.catalog.engine_for(connection)
         except BrokerError as error:
             await self._postpone(leases, _ENGINE_AGAIN_MS)
-            self._rest(connection, _ENGINE_AGAIN_MS)
+            self._rest(connection, _ENGINE_AGAIN_MS, error)
             self._tell({lease.number: error for lease in leases})
             log.warning("expiry waits", connection=connection.name, error=str(error))
             return False
@@ -192,8 +193,9 @@ class Expirer:
             )
         away = [failure for failure in result.failures.values() if isinstance(failure, DatabaseUnavailable)]
         if len(away) == len(ending):
-            self._rest(connection, away[0].retry_after_s * 1_000)
+            self._rest(connection, away[0].retry_after_s * 1_000, away[0])
             return False
+        self._parts.held_up.pop(connection.number, None)
         return True
 
     async def _give_back(self, connection: Connection) -> None:
@@ -210,10 +212,10 @@ class Expirer:
             raise
 
     async def _begin(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
-        """Moves what merely fell due to `revoking`; leaves alone what a call is busy with, or what the clocks disagree about."""
-        busy = [lease for lease in leases if lease.number in self._parts.busy]
-        await self._postpone(busy, _BUSY_AGAIN_MS)
-        ready = [lease for lease in leases if lease.number not in self._parts.busy]
+        """Moves what merely fell due to `revoking`; leaves alone whom a call is giving a login, or what the clocks disagree about."""
+        held = [lease for lease in leases if lease.number in self._parts.holds.logins]
+        await self._postpone(held, _HELD_AGAIN_MS)
+        ready = [lease for lease in leases if lease.number not in self._parts.holds.logins]
         fallen = [lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)]
         if fallen and self._needs_witness(connection, len(fallen)):
             wait_ms = await self._witness.wait_ms(connection, engine)

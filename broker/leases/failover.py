@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import STEPPED_BACK, Connection, replaced, superseded
-from broker.engines.protocol import Engine, Extension, Health, Standing
+from broker.engines.protocol import Engine, Health, Standing
 from broker.errors import BrokerError, DatabaseUnavailable
-from broker.leases import lifecycle, records
+from broker.leases import lifecycle, logins, records
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
@@ -137,7 +137,7 @@ class Failover:
         await self._revive(check, engine, last)
 
     async def _in_flight(self, check: _Check) -> set[LeaseNumber]:
-        found = set(self.parts.busy)
+        found = set(self.parts.holds.logins)
         for state in (LeaseState.RESERVED, LeaseState.PREPARING):
             last: Lease | None = None
             while page := await self._page(check, state, last):
@@ -150,7 +150,7 @@ class Failover:
         under_way = (LeaseState.RESERVED, LeaseState.PREPARING)
         while numbers and asyncio.get_running_loop().time() < deadline_s:
             found = await self.parts.store.leases(numbers)
-            numbers = {lease.number for lease in found if lease.state in under_way or lease.number in self.parts.busy}
+            numbers = {lease.number for lease in found if lease.state in under_way or lease.number in self.parts.holds.logins}
             if numbers:
                 await asyncio.sleep(_POLL_S)
 
@@ -185,7 +185,7 @@ class Failover:
             last = page[-1]
             since = check.since_ms
             recent = [lease for lease in page if max(lease.facts.issued_ms, lease.facts.renewed_ms) >= since]
-            recent = [lease for lease in recent if lease.number not in self.parts.busy]
+            recent = [lease for lease in recent if lease.number not in self.parts.holds.logins]
             standings = await self._look_up(engine, recent)
             missing = [lease for lease in recent if lease.number not in standings]
             check.lost += await self._move(check, [self._ending(lease, Event.ENDED, _LOST) for lease in missing], "lost")
@@ -204,16 +204,9 @@ class Failover:
         self, check: _Check, engine: Engine, leases: Sequence[Lease], standings: Mapping[LeaseNumber, Standing]
     ) -> None:
         """Turns on logins that are off, and moves expiries that are too early; nothing of a lease that is being revoked."""
-        numbers = {lease.number for lease in leases} - self.parts.busy
-        self.parts.busy |= numbers
-        try:
-            # Read once more now that revocation leaves them alone.
-            active = [lease for lease in await self.parts.store.leases(numbers) if lease.state is LeaseState.ACTIVE]
-            off = [self._extension(lease) for lease in active if not standings[lease.number].can_login]
-            early = [self._extension(lease) for lease in active if standings[lease.number].can_login]
-            outcomes = [*(await engine.enable(off) if off else ()), *(await engine.extend(early) if early else ())]
-        finally:
-            self.parts.busy -= numbers
+        off = [lease.number for lease in leases if not standings[lease.number].can_login]
+        early = [lease.number for lease in leases if standings[lease.number].can_login]
+        outcomes = [*await logins.turn_on(self.parts, engine, off), *await logins.prolong(self.parts, engine, early)]
         for outcome in outcomes:
             if isinstance(outcome.error, DatabaseUnavailable):
                 raise outcome.error
@@ -260,10 +253,6 @@ class Failover:
     async def _note(self, connection: Connection, timeline: str, addresses: tuple[str, ...]) -> None:
         await self.parts.catalog.note_timeline(connection, timeline, addresses)
         self._known[connection.number] = timeline
-
-    def _extension(self, lease: Lease) -> Extension:
-        left_ms = max(0, lifecycle.ends_ms(lease) - self.parts.store.now_ms())
-        return Extension(user=self.parts.markers.of(lease), lifetime_ms=left_ms)
 
     def _ending(self, lease: Lease, event: Event, reason: str) -> Move:
         now = self.parts.store.now_ms()

@@ -207,7 +207,8 @@ class Issuer:
         for _ in range(_NAME_ATTEMPTS):
             number, facts = await self._reserve(ask, plan, self._facts(ask, plan, username, keep=password.text))
             try:
-                return await self._make(ask, plan, engine, password, number, facts)
+                with self._parts.holds.login([number]):
+                    return await self._make(ask, plan, engine, password, number, facts)
             except UserNameTaken:
                 username = engine.user_name(ask.display_name, plan.role.name)
         raise UserNameTaken(
@@ -241,7 +242,6 @@ class Issuer:
         parts = self._parts
         user = replace(parts.markers.user(number, facts), terms=plan.role.terms)
         lifetime_ms = plan.ttl.seconds * 1_000
-        parts.busy.add(number)
         try:
             identity = await engine.create(NewUser(user=user, password=password, lifetime_ms=lifetime_ms))
             facts = replace(facts, identity=identity)
@@ -264,8 +264,6 @@ class Issuer:
             # Also when cancelled: the intent is durable, so whatever the database did is undone from it.
             await asyncio.shield(self._give_up(number, facts))
             raise
-        finally:
-            parts.busy.discard(number)
         self._count_issued(plan.role.name).inc()
         return issued
 

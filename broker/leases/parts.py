@@ -9,10 +9,11 @@ from broker.audit.entry import Scribe
 from broker.audit.trail import Trail
 from broker.catalog.catalog import Catalog
 from broker.ids import Numbers, PublicIds
+from broker.leases.holds import Holds
 from broker.leases.settings import LeaseSettings
 from broker.leases.users import Markers
 from broker.metrics import Metrics
-from broker.model import LeaseNumber
+from broker.model import ConnectionNumber
 from broker.store.protocol import Store
 
 
@@ -22,10 +23,7 @@ def _nothing() -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Parts:
-    """The room's tools. `busy` holds leases that a call of this process is giving a login to: revocation leaves those for a moment.
-
-    Without it an enabling statement that was sent before the lease ended could arrive after the login was turned off.
-    """
+    """The room's tools."""
 
     store: Store
     trail: Trail
@@ -36,9 +34,9 @@ class Parts:
     scribe: Scribe
     settings: LeaseSettings
     metrics: Metrics
-    busy: set[LeaseNumber] = field(default_factory=set)
-    renewing: set[LeaseNumber] = field(default_factory=set)
-    """Leases whose end a call of this process is moving, in the database first: meanwhile that and the store differ."""
+    holds: Holds = field(default_factory=Holds)
+    held_up: dict[ConnectionNumber, str] = field(default_factory=dict)
+    """Why no lease of a connection can be revoked at the moment, by connections where that is so."""
     wake_expiry: Callable[[], None] = _nothing
     """Tells the expiry that something fell due before it meant to look again."""
     issuing: int = 0

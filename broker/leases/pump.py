@@ -181,19 +181,16 @@ class _Lane:
                 self._under_way -= count
 
     async def _carry(self, items: Sequence[HandoutItem]) -> None:
-        busy = {item.handout.number for item in items}
-        self._parts.busy |= busy
         try:
-            engine = await self._engine()
-            claimed = await self._claim([item for item in items if not item.abandoned])
-            enabled = await self._enable(engine, claimed) if claimed else ()
-            if enabled:
-                await self._tell(enabled)
+            with self._parts.holds.login([item.handout.number for item in items]):
+                engine = await self._engine()
+                claimed = await self._claim([item for item in items if not item.abandoned])
+                enabled = await self._enable(engine, claimed) if claimed else ()
+                if enabled:
+                    await self._tell(enabled)
         except Exception as error:  # noqa: BLE001 - every caller must hear; the error itself goes to each of them
             for item in items:
                 item.fail(error)
-        finally:
-            self._parts.busy -= busy
 
     async def _engine(self) -> Guard:
         """The engine, asked for first: while a database is away its prepared users must not be used up."""

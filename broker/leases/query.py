@@ -30,6 +30,7 @@ class LeaseView:
     failing_since_ms: int | None
     """When its revocation failed for the first time; None where it has not."""
     revoke_error: str
+    """Why it is not gone yet: what holds up its whole connection, else what its own revocation failed of."""
     remedy: tuple[str, ...]
 
 
@@ -72,6 +73,9 @@ class Query:
         numbers = await self._parts.store.list_leases(path, after=LeaseNumber(0), limit=_KEYS_MOST)
         return [self._parts.ids.lease_id(path, number).rpartition("/")[2] for number in numbers]
 
+    def _is_over(self, lease: Lease) -> bool:
+        return lease.state is not LeaseState.ACTIVE or lifecycle.ends_ms(lease) <= self._parts.store.now_ms()
+
     def _view(self, lease: Lease) -> LeaseView:
         facts = lease.facts
         active = lease.state is LeaseState.ACTIVE
@@ -90,6 +94,6 @@ class Query:
             stage=lease.stage.name.lower(),
             username=facts.username,
             failing_since_ms=facts.failing_since_ms or None,
-            revoke_error=facts.failure,
+            revoke_error=self._parts.held_up.get(lease.connection, facts.failure) if self._is_over(lease) else "",
             remedy=facts.remedy,
         )

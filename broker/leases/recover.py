@@ -9,9 +9,9 @@ import structlog
 from msgspec.structs import replace
 
 from broker.catalog.connections import Connection
-from broker.engines.protocol import Engine, Extension, Outcome
+from broker.engines.protocol import Outcome
 from broker.errors import DatabaseUnavailable, EngineError
-from broker.leases import lifecycle, records
+from broker.leases import lifecycle, logins, records
 from broker.leases.failover import Failover
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -105,7 +105,8 @@ class Recovery:
         store, after, count, name = self._parts.store, LeaseNumber(0), 0, ""
         while page := await store.unsettled(_PAGE, connection=connection, after=after):
             after, count, name = page[-1].number, count + len(page), page[-1].facts.connection_name
-            self._settle_later(connection, await self._enable(await self._parts.catalog.engine(connection), page))
+            engine = await self._parts.catalog.engine(connection)
+            self._settle_later(connection, await logins.turn_on(self._parts, engine, [lease.number for lease in page]))
         if count:
             log.info("logins turned on again", connection=name, leases=count)
 
@@ -119,25 +120,9 @@ class Recovery:
             else:
                 log.warning("login not turned on again", lease=outcome.number, error=str(outcome.error))
 
-    async def _enable(self, engine: Engine, leases: Sequence[Lease]) -> Sequence[Outcome]:
-        parts = self._parts
-        numbers = {lease.number for lease in leases} - parts.busy
-        parts.busy |= numbers
-        try:
-            # Read once more now that revocation leaves them alone: a login must not be turned on after it was turned off.
-            found = [await parts.store.lease(number) for number in sorted(numbers)]
-            active = [lease for lease in found if lease is not None and lease.state is LeaseState.ACTIVE]
-            return await engine.enable([self._extension(lease) for lease in active]) if active else ()
-        finally:
-            parts.busy -= numbers
-
     async def _page(self, states: Sequence[LeaseState], after: LeaseNumber, highest: LeaseNumber) -> Sequence[Lease]:
         page = await self._parts.store.leases_in(states, after=after, limit=_PAGE)
         return [lease for lease in page if lease.number <= highest]
-
-    def _extension(self, lease: Lease) -> Extension:
-        left_ms = max(0, lifecycle.ends_ms(lease) - self._parts.store.now_ms())
-        return Extension(user=self._parts.markers.of(lease), lifetime_ms=left_ms)
 
     def _recovered(self, lease: Lease) -> Move:
         """An intent ends; a revocation that the dead process had claimed is due at once."""

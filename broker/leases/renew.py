@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from broker.leases.ttl import resolve
 from broker.leases.turns import Turns
 from broker.model import NO_TOKEN, Lease, LeaseNumber, LeaseState
 from broker.store.protocol import Move
-
-_BUSY_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +54,9 @@ class Renewer:
     async def _alone(self, number: LeaseNumber) -> AsyncIterator[None]:
         """Whoever else sets the expiry in the database would undo the one that comes first: others' renewals, logins turned on anew."""
         async with self._turns.take(str(number).encode()):
-            while number in self._parts.busy:  # noqa: ASYNC110 - a mark that others take away, for a moment
-                await asyncio.sleep(_BUSY_AGAIN_S)
-            self._parts.renewing.add(number)
-            try:
+            await self._parts.holds.no_login(number)
+            with self._parts.holds.renewal(number):
                 yield
-            finally:
-                self._parts.renewing.discard(number)
 
     async def _renew(self, lease: Lease, lease_id: str, increment_s: int) -> Renewed:
         parts = self._parts

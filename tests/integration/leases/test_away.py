@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.errors import UserRemains
+import pytest
+
+from broker.errors import DatabaseUnavailable, InvalidRequest, UserRemains
 from broker.leases import lifecycle
 
 HOUR_MS = 3_600_000
@@ -43,3 +45,21 @@ async def test_standby_away_for_an_hour_is_asked_at_a_low_rate(rig: Any, token: 
     await rig.expire()
     assert rig.server().accounts == {}
     await rig.check([])
+
+
+async def test_lease_says_what_holds_up_its_connection(rig: Any, token: Any) -> None:
+    """Where a server is refused no lease of the connection has a failure of its own; a look-up of those that are over has the reason."""
+    over, other = await rig.issue(token), await rig.issue(token)
+    await rig.crash_and_recover()
+    refused = "the server was superseded"
+    rig.fail("before main.open", DatabaseUnavailable(refused))
+    await rig.boot.revoker.start(over.lease_id)
+    await rig.expire()
+    assert (await rig.boot.query.lookup(over.lease_id)).revoke_error == refused
+    assert (await rig.boot.query.lookup(other.lease_id)).revoke_error == "", "it has still time"
+    rig.heal()
+    rig.clock.advance(60_000)
+    await rig.expire()
+    with pytest.raises(InvalidRequest, match="invalid lease"):
+        await rig.boot.query.lookup(over.lease_id)
+    assert rig.boot.parts.held_up == {}

@@ -209,9 +209,8 @@ async def test_busy_and_unfinished_leases_are_left_alone(rig: Any) -> None:
     issued = await rig.issue(await rig.token())
     lease = await rig.lease(issued.lease_id)
     rig.server().accounts[issued.username].can_login = False
-    rig.boot.parts.busy.add(lease.number)
-    assert await compare(rig, SAFE) == {}
-    rig.boot.parts.busy.clear()
+    with rig.boot.parts.holds.login([lease.number]):
+        assert await compare(rig, SAFE) == {}
     await rig.boot.sqlite.move([Move(number=lease.number, expect=(lease.state,), to=LeaseState.REVOKING, due_in_ms=10**9)])
     assert await compare(rig, SAFE) == {}
 

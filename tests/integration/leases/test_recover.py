@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from broker.errors import DatabaseUnavailable
 from broker.leases import recover
+from broker.leases.lifecycle import ends_ms
 from broker.model import LeaseState
+
+_TIME_TO_UNDO_S = 0.2
+"""How long a call that should wait is given to do its harm."""
 
 
 @pytest.fixture
@@ -129,6 +134,42 @@ async def test_a_revoked_login_is_not_turned_on_again(pooled: Any, token: Any) -
     pooled.passed.clear()
     await pooled.boot.recovery.settle()
     assert "before main.enable" not in pooled.passed
+    await pooled.check([issued])
+
+
+async def test_a_renewed_end_is_not_undone(pooled: Any, token: Any) -> None:
+    """A login that is turned on again while its lease is renewed ends when the renewed lease does: whoever comes second waits."""
+    issued = await pooled.issue(token, role="pooled")
+    pooled.started["main"] = "2"
+    gate = pooled.hold("after main.extend")
+    renewing = asyncio.ensure_future(pooled.boot.renewer.renew(issued.lease_id, 7_200))
+    await gate.entered.wait()
+    settling = asyncio.ensure_future(pooled.boot.recovery.settle())
+    await asyncio.wait([settling], timeout=_TIME_TO_UNDO_S)
+    gate.opened.set()
+    await asyncio.gather(renewing, settling)
+    lease = await pooled.lease(issued.lease_id)
+    assert pooled.server().accounts[issued.username].expires_ms == ends_ms(lease)
+    assert "before main.enable" in pooled.passed
+
+
+async def test_a_login_that_comes_on_after_it_went_off_goes_off_again(pooled: Any, token: Any) -> None:
+    """A revocation that looked too early who is being given a login, and turned it off first, is not undone by that login."""
+    issued = await pooled.issue(token, role="pooled")
+    ended, before = pooled.hold("before main.end_sessions"), pooled.hold("before store.step")
+    pooled.clock.advance(86_400_000)
+    expiring = asyncio.ensure_future(pooled.expire())
+    await before.entered.wait()
+    late = pooled.hold("before main.enable")
+    reapplying = asyncio.ensure_future(pooled.boot.recovery.reapply((await pooled.lease(issued.lease_id)).connection))
+    await late.entered.wait()
+    before.opened.set()
+    await ended.entered.wait()
+    late.opened.set()
+    await reapplying
+    assert not pooled.server().accounts[issued.username].can_login
+    ended.opened.set()
+    await expiring
     await pooled.check([issued])
 
 
