@@ -18,8 +18,8 @@ from broker.errors import Unavailable
 from broker.secret import Secret
 
 _POOL_MARK = "-pool-"
-_POOL_SHARE = 0.9
-"""How much of a pool a measurement may use up: the row says what a pool gives that is not empty."""
+_POOL_SHARE = 0.7
+"""How much of a pool a measurement may use up: it shows what a pool gives, and one that is used further is filled meanwhile."""
 _FILL_LIMIT_S = 300.0
 _POLL_S = 0.1
 _SETTLE_S = 0.5

@@ -165,6 +165,7 @@ def notes(plan: Plan) -> list[str]:
         f"Raw driver and on demand: SCRAM verifiers of {plan.scram_iterations:,} iterations.",
         "The raw driver that others are compared with has its verifier at hand.",
         "Prepared users, and users made only to be ended: 1 iteration, to make them fast; nothing else looks at it.",
+        "Prepared users are taken out of a full pool, seven tenths of it at most: what fills it again is not timed.",
     ]
     if plan.scram_iterations != USUAL_ITERATIONS:
         told.append(f"Users usually have {USUAL_ITERATIONS:,} iterations: these rates are not those of an ordinary set-up.")
