@@ -27,6 +27,8 @@ _PINNED = {
     "search_path": "pg_catalog, pg_temp",
     "role": "none",
     "client_min_messages": "notice",
+    # The owner of a database may name libraries that are not there: then nobody who does not set this gets in.
+    "local_preload_libraries": "",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
     "standard_conforming_strings": "on",

@@ -67,10 +67,15 @@ def _remedies(one: Present, database: str, found: Sequence[Dependency], *, makes
 
 
 def _one_by_one(one: Present) -> str:
-    """Hands over tables in a transaction each; to be run outside of one, as a statement of its own."""
-    tables = f"SELECT oid FROM pg_class WHERE relowner = {one.oid} AND relkind IN ('r', 'p', 'f', 'v', 'm')"  # noqa: S608 - an OID
-    move = f"EXECUTE format('ALTER TABLE %s OWNER TO {keeper(one)}', one)"
-    return f"DO $$DECLARE one regclass; BEGIN FOR one IN {tables} LOOP {move}; COMMIT; END LOOP; END$$;"
+    """Hands over tables in a transaction each; to be run outside of one, as a statement of its own.
+
+    Whoever runs it may have the user's schemas in its path: nothing that it names, operators with the types of both sides included, may
+    be found anywhere but in the catalogue.
+    """
+    kinds = "'r', 'p', 'f', 'v', 'm'"
+    tables = f"SELECT oid FROM pg_catalog.pg_class WHERE relowner = '{one.oid}'::pg_catalog.oid AND relkind IN ({kinds})"  # noqa: S608
+    move = f"EXECUTE pg_catalog.format('ALTER TABLE %s OWNER TO {keeper(one)}', one)"
+    return f"DO $$DECLARE one pg_catalog.regclass; BEGIN FOR one IN {tables} LOOP {move}; COMMIT; END LOOP; END$$;"
 
 
 def keeper(one: Present) -> str:

@@ -185,7 +185,7 @@ def _named(backends: Iterable[Backend]) -> str:
 def _by_hand(one: Backend) -> str:
     """For a superuser, or whoever may end that login's sessions. A process id may be another's by the time it is run."""
     return (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 - a number and a literal
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"  # noqa: S608 - a number and a literal
         f" WHERE pid = {one.pid} AND application_name = {literal(one.application)};"
     )
 

@@ -13,7 +13,7 @@ import asyncpg
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains
-from broker_postgresql import bulk, dependencies, handover, passed_on, prepared
+from broker_postgresql import bulk, dependencies, doors, handover, passed_on, prepared
 from broker_postgresql.batch import Patience, attempt, from_anywhere, in_halves, patiently
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
@@ -165,25 +165,11 @@ class _Work:
                 await self._free(session, some)
         except EngineError as error:
             # Not taken for an unavailable server: whoever has nothing in that one database goes on.
-            key = await self._key(database)
+            key = await doors.key(self._lane, database)
             for one in some:
                 theirs = [each for each in self._found if each.database == database]
                 remedy = (*key, *dependencies.remedies(one, theirs, database))
                 self._results.fail(one.user, UserRemains(f"database {database} can't be visited: {error}", remedy=remedy))
-
-    async def _key(self, database: str) -> Sequence[str]:
-        """The statements that let our login into a database, as far as it can be told."""
-        async with self._lane.session() as session:
-            doors = await session.rows(QUERIES["door"], database)
-        name = identifier(database)
-        for door in doors:
-            if not door["open"]:
-                return [f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"]
-            if door["at_most"] >= 0:
-                return [f"ALTER DATABASE {name} CONNECTION LIMIT -1"]
-            if not door["connect"]:
-                return [f"GRANT CONNECT ON DATABASE {name} TO {identifier(self._login)}"]
-        return []
 
     async def _free(self, session: Session, some: Sequence[Present]) -> None:
         """Does in one database what is to be done: those with nothing but grants together, owners one by one."""

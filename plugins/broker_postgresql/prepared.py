@@ -9,6 +9,7 @@ import asyncpg
 
 from broker.engines.protocol import User
 from broker.errors import EngineError, UserRemains
+from broker_postgresql import doors
 from broker_postgresql.failures import LOCK_TIMEOUT, first_line
 from broker_postgresql.identity import Present, Results, ours
 from broker_postgresql.lanes import Lane
@@ -78,8 +79,11 @@ async def _visit(lane: Lane, database: str, transactions: Sequence[Transaction],
             for transaction in transactions:
                 await _roll_back_one(session, transaction, results)
     except EngineError as error:
+        # Not taken for an unavailable server: its owner may have closed the one database.
+        key, about = await doors.key(lane, database), f"in database {identifier(database)}"
         for transaction in transactions:
-            results.fail(transaction.one.user, error)
+            text = f"a prepared transaction stays, and database {database} can't be visited: {error}"
+            results.fail(transaction.one.user, UserRemains(text, remedy=(*key, _by_hand(transaction.gid, about))))
 
 
 async def _roll_back_one(session: Session, transaction: Transaction, results: Results) -> None:

@@ -42,7 +42,10 @@ _PAUSE_S = 0.02
 _FIRST_AWAY_S, _LONGEST_AWAY_S = 2.0, 16.0
 """How long one that was away is not asked again, doubled each time until it has done what a revocation wanted."""
 
-_BY_HAND = "/* on {place} */ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = {oid}"
+_BY_HAND = (
+    "/* on {place} */ SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity "
+    "WHERE usesysid = '{oid}'::pg_catalog.oid"
+)
 _AWAY = "can't be reached ({why}), so sessions of the user may go on there; it is asked again, or take it off the connection's standbys"
 _PROMOTED = (
     "is no standby of this server: it takes writes itself; take it off the connection's standbys, or connect to it instead"

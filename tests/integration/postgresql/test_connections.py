@@ -400,6 +400,7 @@ IMPOSED = {
     "debug_print_plan": "on",
     "createrole_self_grant": "set, inherit",
     "transaction_timeout": "1",
+    "local_preload_libraries": "not_there",
 }
 """What a mere owner of a database may set for all who enter it, the broker too."""
 

@@ -331,13 +331,18 @@ async def test_rights_on_columns_that_outlived_their_option_are_told(scene: Any,
         ("CONNECTION LIMIT 0", 'ALTER DATABASE "closed" CONNECTION LIMIT -1'),
     ],
 )
-async def test_database_that_was_closed_is_told(scene: Any, bystander: Any, setting: str, remedy: str) -> None:
-    """A database whose owner lets nobody in any more holds a user with objects there, and what opens it is the remedy."""
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_database_that_was_closed_is_told(
+    scene: Any, bystander: Any, setting: str, remedy: str, *, prepared: bool
+) -> None:
+    """A database whose owner lets nobody in any more holds a user with objects there, prepared ones too; what opens it is the remedy."""
     await scene.root.execute("CREATE DATABASE closed")
     user, password = await scene.create(QUIET)
     await scene.root.execute(f'GRANT CREATE ON DATABASE closed TO "{user.name}"')
     wire = await scene.session(user.name, password, "closed")
     await wire.execute("CREATE SCHEMA hideout")
+    if prepared:
+        await wire.execute("BEGIN; CREATE SCHEMA waiting; PREPARE TRANSACTION 'kept'")
     await wire.close()
     await scene.root.execute(f"ALTER DATABASE closed {setting}")
     try:

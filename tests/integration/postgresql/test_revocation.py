@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
 from broker.errors import InstructionsFailed, UserRemains
 from broker.model import LeaseNumber, Terms, UserName
 from broker.secret import Secret
+from broker_postgresql import standbys
+from broker_postgresql.late import Backend, _by_hand
 
 ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
 STAGES = ("disable", "end_sessions", "release", "drop", "prove_absent")
@@ -71,6 +74,43 @@ async def test_remedy_gives_nobody_the_rights_of_whoever_runs_it(scene: Any) -> 
     assert await wire.fetchval(f"SELECT who_{user.number}()") == keeper
     await wire.execute(f"DROP OWNED BY {keeper}; DROP ROLE {keeper}")
     await wire.close()
+    assert gone(await scene.remove([user]))
+
+
+PLANTED = """
+CREATE TABLE evidence (who text); GRANT ALL ON evidence TO PUBLIC;
+CREATE FUNCTION same(oid, int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO evidence VALUES (current_user); RETURN true; END';
+CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = int, FUNCTION = same);
+CREATE FUNCTION format(text, regclass) RETURNS text LANGUAGE plpgsql
+  AS 'BEGIN INSERT INTO evidence VALUES (current_user); RETURN pg_catalog.format($1, $2); END';
+CREATE FUNCTION pg_terminate_backend(int) RETURNS bool LANGUAGE plpgsql
+  AS 'BEGIN INSERT INTO evidence VALUES (current_user); RETURN true; END'
+"""
+
+
+async def test_remedy_runs_nothing_of_the_user(scene: Any) -> None:
+    """Functions and operators that fit better than the server's own, planted in `public`, are found by no statement that is told."""
+    user, password = await scene.create(terms())
+    wire, admin, victim = await scene.session(user.name, password), await scene.place.root("app"), await scene.place.root("app")
+    await wire.execute(PLANTED)
+    for start in range(0, 600, 100):
+        await wire.execute(";".join(f"CREATE TABLE many_{user.number}_{i} (a int)" for i in range(start, start + 100)))
+    late = Backend(
+        pid=victim.get_server_pid(), oid=10, login="root", application=await victim.fetchval("SHOW application_name")
+    )
+    for told, ended in ((_by_hand(late), victim), (standbys._BY_HAND.format(place="a", oid=user.identity), wire)):
+        await admin.execute(told)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
+            await ended.fetchval("SELECT 1")
+    [error] = (await scene.remove([user]))["release"]
+    assert isinstance(error, UserRemains)
+    assert len(error.remedy) > 2
+    for remedy in error.remedy:
+        await admin.execute(remedy)
+    assert await admin.fetch("SELECT who FROM public.evidence") == []
+    left = f"left_over_{user.identity}"
+    await admin.execute(f"DROP OWNED BY {left} CASCADE; DROP ROLE {left}")
+    await admin.close()
     assert gone(await scene.remove([user]))
 
 
