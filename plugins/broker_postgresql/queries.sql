@@ -600,8 +600,8 @@ SELECT u.oid,
        ARRAY(SELECT DISTINCT quote_ident(pg_get_userbyid(able.role)) FROM able WHERE able.oid = u.oid ORDER BY 1) AS able,
        ARRAY(SELECT quote_ident(pg_get_userbyid(made.role)) FROM made WHERE made.oid = u.oid ORDER BY 1) AS made,
        ARRAY(
-         SELECT format('ALTER ROLE %1$I NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %1$L;',
-                       pg_get_userbyid(made.role))
+         SELECT format('ALTER ROLE %1$I NOLOGIN; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity '
+                       'WHERE usename = %1$L::pg_catalog.name;', pg_get_userbyid(made.role))
          FROM made WHERE made.oid = u.oid
          UNION ALL
          SELECT DISTINCT CASE
