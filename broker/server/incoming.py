@@ -73,19 +73,22 @@ def query_of(request: BaseRequest) -> dict[str, object]:
 
 
 def data_of(body: bytes, content_type: str) -> Mapping[str, object]:
-    """The fields of a request body: a JSON object, or a form that does not look like JSON. Empty: none.
+    """The fields of a request body: a JSON object, or a form that does not look like JSON. Empty or `null`: none.
 
     Raises `InvalidRequest`, also for more values or levels than anybody may make the audit log hash (CVE-2025-6203).
     """
     if not body.strip():
         return {}
-    if content_type == _FORM and body[:1] not in (b"{", b"["):
+    if content_type == _FORM and body.lstrip()[:1] not in (b"{", b"["):
         return _form(body)
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         # Its text names a position, never the content.
         raise InvalidRequest(f"failed to parse JSON input: {error.msg}") from None
+    if data is None:
+        # What `bao write -f` sends.
+        return {}
     if not isinstance(data, dict):
         raise InvalidRequest("failed to parse JSON input: the body is not an object")
     check_shape(data)
