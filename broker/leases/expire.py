@@ -59,6 +59,10 @@ class Outcomes:
             await self._more.wait()
         return self.failures(numbers)
 
+    def unheard(self, numbers: Collection[LeaseNumber]) -> list[LeaseNumber]:
+        """Those of these of which nothing was heard so far."""
+        return [number for number in numbers if number not in self._heard]
+
     def failures(self, numbers: Collection[LeaseNumber]) -> dict[LeaseNumber, BrokerError]:
         """Those of these that were heard to have failed so far."""
         return {number: error for number in numbers if (error := self._heard.get(number)) is not None}
@@ -113,8 +117,9 @@ class Expirer:
     @contextmanager
     def listen(self) -> Iterator[Outcomes]:
         """What comes of revocations while the block lasts; begun before the leases are ended, it misses none."""
-        # Somebody waits: a database that was away may be asked at once.
+        # Somebody waits: a database that was away may be asked at once, and what is said of it from here on is news.
         self._resting.clear()
+        self._parts.held_up.clear()
         heard = Outcomes()
         self._listeners.append(heard)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, Asked, AuditResponse
+from broker.clock import stopwatch_s
 from broker.errors import BrokerError, DatabaseUnavailable, EngineError, InvalidRequest
 from broker.leases import lifecycle, records
 from broker.leases.expire import Expirer, Outcomes
@@ -18,6 +19,9 @@ from broker.store.protocol import Move
 
 _PAGE = 1_000
 _WAIT_S = 60
+_FORGET_WITHIN_S = 20
+"""Less than the half minute after which clients hang up."""
+_LOOK_AGAIN_S = 0.1
 
 
 class Revoker:
@@ -58,21 +62,45 @@ class Revoker:
         await self._end_prefix(prefix)
 
     async def forget_prefix(self, prefix: str) -> int:
-        """Ends every lease under a path; those whose attempt fails are taken off the books, whatever the database says.
+        """Ends every lease under a path; those that can't be removed now are taken off the books, whatever the database says.
 
         Their users stay behind, contained as far as it went: this is the way out when a database will never come back. Answers how many
-        do; the audit log names each one first. Leases that were not tried within a minute stay on the books; `DatabaseUnavailable`.
+        do; the audit log names each one first. One failure of a database that is away stands for all of its leases. Raises
+        `DatabaseUnavailable` where some are still being removed after `_FORGET_WITHIN_S`: those stay on the books.
         """
         with self._expirer.listen() as heard:
             numbers = sorted({*await self._unfinished(prefix), *await self._end_prefix(prefix)})
-            try:
-                await self._wait(heard, numbers)
-            except BrokerError:
-                failures = heard.failures(numbers)
-                if not failures:
-                    raise
-                return await self._forget(failures)
-        return 0
+            failures = await self._failures(heard, numbers)
+            forgotten = await self._forget(failures)
+            if left := [number for number in heard.unheard(numbers) if number not in failures]:
+                raise DatabaseUnavailable(
+                    f"{forgotten} leases were taken off the books, their users could not be removed; {len(left)} more are still being "
+                    "removed: ask again for what is left of them",
+                    retry_after_s=_FORGET_WITHIN_S,
+                )
+        return forgotten
+
+    async def _failures(self, heard: Outcomes, numbers: Sequence[LeaseNumber]) -> dict[LeaseNumber, BrokerError]:
+        """Of which of these is known that they can't be removed, once that is known of all, or the time is up."""
+        ends_s = stopwatch_s() + _FORGET_WITHIN_S
+        while True:
+            unheard = heard.unheard(numbers)
+            away = await self._away(unheard)
+            if len(away) == len(unheard) or stopwatch_s() >= ends_s:
+                return {**heard.failures(numbers), **away}
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _away(self, numbers: Sequence[LeaseNumber]) -> dict[LeaseNumber, BrokerError]:
+        """Those of these whose whole connection is held up, with the reason."""
+        held_up = self._parts.held_up
+        if not held_up:
+            return {}
+        return {
+            lease.number: DatabaseUnavailable(held_up[lease.connection])
+            for start in range(0, len(numbers), _PAGE)
+            for lease in await self._parts.store.leases(numbers[start : start + _PAGE])
+            if lease.connection in held_up
+        }
 
     async def _end(self, number: LeaseNumber) -> bool:
         """Whether there is anything to wait for."""
@@ -109,12 +137,15 @@ class Revoker:
         return found
 
     async def _forget(self, failures: Mapping[LeaseNumber, BrokerError]) -> int:
-        leases = [lease for number in failures if (lease := await self._parts.store.lease(number)) is not None]
-        request = records.new_request("revoke-force", f"{records.MOUNT.point}leases", {"leases": len(leases)})
-        now, asked = self._parts.store.now_ms(), self._parts.scribe.asked(NOBODY, request)
-        entries = [self._forgotten(now, asked, lease, failures[lease.number]) for lease in leases]
-        await self._parts.trail.record([self._parts.scribe.request(now, asked), *entries])
-        return len(await self._parts.store.move([self._forgetting(lease) for lease in leases]))
+        numbers, count = sorted(failures), 0
+        for start in range(0, len(numbers), _PAGE):
+            leases = await self._parts.store.leases(numbers[start : start + _PAGE])
+            request = records.new_request("revoke-force", f"{records.MOUNT.point}leases", {"leases": len(leases)})
+            now, asked = self._parts.store.now_ms(), self._parts.scribe.asked(NOBODY, request)
+            entries = [self._forgotten(now, asked, lease, failures[lease.number]) for lease in leases]
+            await self._parts.trail.record([self._parts.scribe.request(now, asked), *entries])
+            count += len(await self._parts.store.move([self._forgetting(lease) for lease in leases]))
+        return count
 
     def _forgotten(self, now_ms: int, asked: Asked, lease: Lease, error: BrokerError) -> bytes:
         facts = lease.facts

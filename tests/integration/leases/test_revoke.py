@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.errors import AuditUnavailable, DatabaseUnavailable, EngineError, InvalidRequest, StoreUnavailable
-from broker.leases import expire, lifecycle
+from broker.leases import expire, lifecycle, revoke
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState, Stage
 from broker.testing.engine import DROP_OWNED, OWN
@@ -188,6 +188,33 @@ async def test_force_takes_off_the_books_what_cannot_be_removed(rig: Any, token:
     assert entry["response"]["secret"]["lease_id"] == bad.lease_id
     assert entry["response"]["data"]["username"] == bad.username
     assert entry["error"]
+
+
+@pytest.mark.parametrize("settings", [LeaseSettings(revocation_batch=2)])
+async def test_force_needs_one_failure_of_a_database_that_is_away(rig: Any, token: Any) -> None:
+    """What waits behind the first batches is forgotten with them, and what another database has is revoked there."""
+    await rig.connection("other")
+    await rig.role("elsewhere", db_name="other")
+    dead, well = [await rig.issue(token) for _ in range(9)], await rig.issue(token, role="elsewhere")
+    rig.fail("before main.disable", DatabaseUnavailable("nobody answers", retry_after_s=60))
+    assert await rig.boot.revoker.forget_prefix("database/creds") == 9
+    assert [(await rig.lease(one.lease_id)).state for one in (*dead, well)] == [LeaseState.GONE] * 10
+    assert rig.server("other").accounts == {}
+    assert rig.passed.count("before main.disable") < 9
+    errors = [entry["error"] for entry in rig.entries() if entry.get("response", {}).get("data", {}).get("reason") == "forced"]
+    assert errors == ["nobody answers"] * 9
+
+
+async def test_force_says_what_is_still_under_way(rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is only slow keeps its leases on the books, and the caller is told that there are some."""
+    monkeypatch.setattr(revoke, "_FORGET_WITHIN_S", 0)
+    issued, gate = await rig.issue(token), rig.hold("before main.drop")
+    with pytest.raises(DatabaseUnavailable, match="1 more are still being removed"):
+        await rig.boot.revoker.forget_prefix("database/creds")
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.REVOKING
+    gate.opened.set()
+    await rig.settle_down()
+    assert rig.server().accounts == {}
 
 
 async def test_time_to_disabled_counts_from_the_end_of_the_prefix(rig: Any, token: Any) -> None:
