@@ -6,6 +6,7 @@ import orjson
 from msgspec import Struct, field
 
 from broker.api.database import RoleWrite
+from broker.engines.statements import decode
 from broker.errors import InvalidRequest
 from broker.model import Document, Terms
 
@@ -27,7 +28,10 @@ class Role(Struct, frozen=True, kw_only=True):
     name: str
     revision: int
     db_name: str
+    written: Terms = field(default_factory=Terms)
+    """What it tells the engine, as it was written: so it is kept and read back."""
     terms: Terms = field(default_factory=Terms)
+    """The same with its statements decoded: so it is done."""
     default_ttl_s: int = 0
     """0: the broker's default."""
     max_ttl_s: int = 0
@@ -53,16 +57,22 @@ def lease_path(role: str) -> str:
 def from_document(document: Document) -> Role:
     """The role that a document holds."""
     body = orjson.loads(document.body)
-    terms = Terms(
+    written = Terms(
         **{word: tuple(body[name]) for name, word in _STATEMENTS.items()},
         options=body["options"],
     )
     return Role(
         name=document.name,
         revision=document.revision,
-        terms=terms,
+        written=written,
+        terms=decoded(written),
         **{key: body[key] for key in _PLAIN},
     )
+
+
+def decoded(written: Terms) -> Terms:
+    """The terms with the statements that their texts stand for, which may be encoded (see `decode`)."""
+    return Terms(**{word: decode(getattr(written, word)) for word in _STATEMENTS.values()}, options=written.options)
 
 
 _PLAIN = (
@@ -80,25 +90,27 @@ _PLAIN = (
 def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
     """What the role is after `write`: fields that were not sent keep what was stored.
 
-    Raises `InvalidRequest` when a new role names no connection, or its default TTL is over its maximum.
+    Raises `InvalidRequest` when a new role names no connection, its default TTL is over its maximum, or an encoded statement has a NUL.
     """
     base = old or Role(name=name, revision=0, db_name="")
     sent = write.model_fields_set
 
     def statements(key: str) -> tuple[str, ...]:
-        return tuple(getattr(write, key)) if key in sent else getattr(base.terms, _STATEMENTS[key])
+        return tuple(getattr(write, key)) if key in sent else getattr(base.written, _STATEMENTS[key])
 
     db_name = write.db_name or base.db_name
     if not db_name:
         raise InvalidRequest("database name is required")
+    written = Terms(
+        **{word: statements(key) for key, word in _STATEMENTS.items()},
+        options={**base.written.options, **(write.model_extra or {})},
+    )
     role = Role(
         name=name,
         revision=base.revision,
         db_name=db_name,
-        terms=Terms(
-            **{word: statements(key) for key, word in _STATEMENTS.items()},
-            options={**base.terms.options, **(write.model_extra or {})},
-        ),
+        written=written,
+        terms=decoded(written),
         default_ttl_s=write.default_ttl if "default_ttl" in sent else base.default_ttl_s,
         max_ttl_s=write.max_ttl if "max_ttl" in sent else base.max_ttl_s,
         credential_type=write.credential_type,
@@ -107,6 +119,9 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
         reissue=write.reissue if "reissue" in sent else base.reissue,
         max_leases=write.max_leases if "max_leases" in sent else base.max_leases,
     )
+    for key, word in _STATEMENTS.items():
+        if any("\x00" in statement for statement in getattr(role.terms, word)):
+            raise InvalidRequest(f"{key}: a NUL character can't be part of a statement")
     if role.max_ttl_s and role.default_ttl_s > role.max_ttl_s:
         raise InvalidRequest(f"default_ttl: {role.default_ttl_s} s is over max_ttl ({role.max_ttl_s} s)")
     return role
@@ -114,14 +129,14 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
 
 def to_body(role: Role) -> bytes:
     """The document's body, in a stable order so that an unchanged role is an unchanged document."""
-    body: dict[str, object] = {name: getattr(role.terms, word) for name, word in _STATEMENTS.items()}
+    body: dict[str, object] = {name: getattr(role.written, word) for name, word in _STATEMENTS.items()}
     body |= {key: getattr(role, key) for key in _PLAIN}
-    return orjson.dumps(body | {"options": role.terms.options}, option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps(body | {"options": role.written.options}, option=orjson.OPT_SORT_KEYS)
 
 
 def shown(role: Role) -> dict[str, object]:
     """The role as Vault's API reads it back; engine options and our own fields stand beside Vault's."""
-    data: dict[str, object] = {name: list(getattr(role.terms, word)) for name, word in _STATEMENTS.items()}
+    data: dict[str, object] = {name: list(getattr(role.written, word)) for name, word in _STATEMENTS.items()}
     data |= {
         "db_name": role.db_name,
         "default_ttl": role.default_ttl_s,
@@ -133,4 +148,4 @@ def shown(role: Role) -> dict[str, object]:
     }
     if role.credential_config:
         data["credential_config"] = dict(role.credential_config)
-    return data | dict(role.terms.options)
+    return data | dict(role.written.options)

@@ -1,4 +1,4 @@
-"""Operators' statements: how they are written in a request, and how `{{name}}` is filled in. What they mean is the engine's."""
+"""Operators' statements: how they are written in a role, and how `{{name}}` is filled in. What they mean is the engine's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from broker.errors import InvalidRequest
-from broker.model import Json
 
 _VARIABLE = re.compile(r"\{\{([a-z_]+)\}\}")
 _UNSAFE = re.compile(r"['\"`\\\x00-\x1f\x7f]|[^\x00-\x7f]")
@@ -55,25 +55,16 @@ def expiration(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S%z")
 
 
-def decode(value: Json, *, field: str = "statements") -> list[str]:
-    """The statements in a request's field: a list of strings, or one string.
+def decode(written: Sequence[str]) -> tuple[str, ...]:
+    """The statements that an operator's texts stand for.
 
-    Each string may be base64 of the real one, or a JSON list of strings, or base64 of such a list (Vault's
+    Each text may be base64 of the real one, or a JSON list of strings, or base64 of such a list (Vault's
     `ParseArbitraryStringSlice`). Empty ones are dropped. Nothing is split at semicolons: the operator's split is kept.
-    Raises `InvalidRequest` naming `field` for anything else, and for a NUL character.
     """
-    if value is None:
-        return []
-    written = value if isinstance(value, list) else [value]
-    found = [statement for each in written for statement in _decode_one(each, field)]
-    if any("\x00" in statement for statement in found):
-        raise InvalidRequest(f"{field}: a NUL character can't be part of a statement")
-    return [statement for statement in found if statement.strip()]
+    return tuple(statement for text in written for statement in _decode_one(text) if statement.strip())
 
 
-def _decode_one(written: Json, field: str) -> list[str]:
-    if not isinstance(written, str):
-        raise InvalidRequest(f"{field} takes a list of strings or one string")
+def _decode_one(written: str) -> list[str]:
     text = _from_base64(written.strip()) or written
     items = _from_json_list(text)
     return [text] if items is None else items

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import Iterator
 
 import asyncpg
@@ -51,6 +53,10 @@ def role(root: hvac.Client, postgresql_18: PostgresServer) -> str:
         name="app", db_name="main", creation_statements=[CREATE_USER], default_ttl="10m", max_ttl="1h"
     )
     return "app"
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def can_log_in(server: PostgresServer, login: dict[str, str]) -> bool:
@@ -102,6 +108,23 @@ def test_generated_credentials_log_in(root: hvac.Client, role: str, postgresql_1
     assert issued["renewable"] is True
     assert issued["lease_duration"] == 600
     assert can_log_in(postgresql_18, issued["data"])
+    assert root.sys.revoke_lease(issued["lease_id"]).status_code == 204
+    assert not can_log_in(postgresql_18, issued["data"])
+
+
+def test_encoded_statements_are_run_decoded(root: hvac.Client, role: str, postgresql_18: PostgresServer) -> None:
+    """A JSON list, base64 and base64 of a list make, extend and remove a user; the role is read back as it was written."""
+    statements = {
+        "creation_statements": encoded(json.dumps([CREATE_USER, 'ALTER ROLE "{{name}}" SET statement_timeout = 5000'])),
+        "renew_statements": encoded("ALTER ROLE \"{{name}}\" VALID UNTIL '{{expiration}}'"),
+        "revocation_statements": json.dumps(['DROP OWNED BY "{{name}}"', 'DROP ROLE "{{name}}"']),
+    }
+    assert not root.write_data("database/roles/batch-encoded", data={"db_name": "main", **statements}).content
+    shown = root.secrets.database.read_role("batch-encoded")["data"]
+    assert {field: shown[field] for field in statements} == {field: [text] for field, text in statements.items()}
+    issued = root.secrets.database.generate_credentials("batch-encoded")
+    assert can_log_in(postgresql_18, issued["data"])
+    assert root.sys.renew_lease(issued["lease_id"], increment=1800)["lease_duration"] == 1800
     assert root.sys.revoke_lease(issued["lease_id"]).status_code == 204
     assert not can_log_in(postgresql_18, issued["data"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_connection_comes_back_as_it_was(connection: Connection) -> None:
         name=words,
         revision=st.just(9),
         db_name=words,
-        terms=st.builds(Terms, creation=tuples, revocation=tuples, renewal=tuples, rollback=tuples, options=options),
+        written=st.builds(Terms, creation=tuples, revocation=tuples, renewal=tuples, rollback=tuples, options=options),
         default_ttl_s=st.integers(0, 10**9),
         max_ttl_s=st.integers(0, 10**9),
         credential_config=st.dictionaries(words, words, max_size=2),
@@ -74,7 +75,7 @@ def test_a_role_comes_back_as_it_was(role: Role) -> None:
     """Every field survives its document, and the same role is the same bytes."""
     body = roles.to_body(role)
     back = roles.from_document(_document(roles.KIND, role.name, body))
-    assert back == role
+    assert back == replace(role, terms=roles.decoded(role.written))
     assert roles.to_body(back) == body
 
 
@@ -135,18 +136,31 @@ def test_a_roles_fields_that_were_not_sent_stay() -> None:
     new = roles.merged(
         old, "app", RoleWrite.model_validate({"creation_statements": [], "prepared_users": 0, "reassign_to": "x"})
     )
-    assert new == replace(
-        old,
-        prepared_users=0,
-        terms=replace(old.terms, creation=(), options={"owned_objects": "drop", "reassign_to": "x"}),
-    )
+    terms = replace(old.terms, creation=(), options={"owned_objects": "drop", "reassign_to": "x"})
+    assert new == replace(old, prepared_users=0, written=terms, terms=terms)
+
+
+@pytest.mark.parametrize("field", ["creation", "revocation", "renew", "rollback"])
+def test_encoded_statements_are_done_decoded_and_kept_as_written(field: str) -> None:
+    """A JSON list, here in base64, is what Vault's clients may send; it is read back as it came."""
+    text = base64.b64encode(b'["one {{name}}", "two"]').decode()
+    role = _role(**{f"{field}_statements": text})
+    back = roles.from_document(_document(roles.KIND, role.name, roles.to_body(role)))
+    for each in (role, back):
+        assert getattr(each.terms, {"renew": "renewal"}.get(field, field)) == ("one {{name}}", "two")
+        assert roles.shown(each)[f"{field}_statements"] == [text]
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"), [({"db_name": ""}, "database name is required"), ({"default_ttl": 60, "max_ttl": 30}, "default_ttl")]
+    ("fields", "told"),
+    [
+        ({"db_name": ""}, "database name is required"),
+        ({"default_ttl": 60, "max_ttl": 30}, "default_ttl"),
+        ({"renew_statements": '["a\\u0000b"]'}, "renew_statements: a NUL"),
+    ],
 )
 def test_a_role_that_makes_no_sense_is_refused(fields: dict[str, Any], told: str) -> None:
-    """No connection, or a default over its maximum."""
+    """No connection, a default over its maximum, a NUL that only decoding shows."""
     with pytest.raises(InvalidRequest, match=told):
         _role(**fields)
 
