@@ -217,10 +217,11 @@ class Engine:
         """See `Engine.rehearse`. No creator makes the user: it would have to be made first, and would stay."""
         name = self.user_name("rehearsal", "")
         user = User(number=LeaseNumber(0), name=name, identity="", marker="broker: rehearsal", terms=terms_)
-        order = NewUser(user=user, password=Password(text=new_password()), lifetime_ms=_REHEARSED_MS)
+        password = rehearse.VERIFIER if self._settings.sends_verifier else rehearse.PASSWORD
         await self._read_clock(self._lanes.general)
         async with self._lanes.general.session() as session:
-            return await rehearse.rehearse(session, self._creators, order, self._server_now_ms() + _REHEARSED_MS)
+            until_ms = self._server_now_ms() + _REHEARSED_MS
+            return await rehearse.rehearse(session, self._creators, user, until_ms, password)
 
     def plain_terms(self) -> Terms:
         """See `Engine.plain_terms`."""

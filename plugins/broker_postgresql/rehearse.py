@@ -1,7 +1,7 @@
 """A role's statements, tried on a user in a transaction that is rolled back; what fails is told by its place.
 
-They run inside a block, where the server refuses COMMIT and its kind. The user's password is nobody's: whatever the server logs of it
-opens nothing.
+They run inside a block, where the server refuses COMMIT and its kind. What they are given as the password is a text that says so, always
+the same one and nobody's: it goes to the server unveiled, and may stand in its log and statistics.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from broker.engines.protocol import NewUser, Rehearsal
+from broker.engines.protocol import NewUser, Password, Rehearsal, User
 from broker.engines.statements import expiration, place
 from broker.errors import EngineError, InstructionsFailed
+from broker.secret import Secret
 from broker_postgresql import offspring
 from broker_postgresql.commands import commands
 from broker_postgresql.creation import CAN_LOGIN, creation, filled
@@ -26,6 +27,13 @@ from broker_postgresql.quoting import identifier, literal
 from broker_postgresql.session import NOTHING_GRANTED, NOTHING_REVOKED, Session
 from broker_postgresql.terms import options_of
 
+PASSWORD = "Rehearsal-n0t-a-password"
+"""As long as a real one, with letters of both kinds, a digit and a dash: what a server asks of passwords (`passwordcheck`), it has."""
+VERIFIER = (
+    "SCRAM-SHA-256$4096:a+rehearsal+is+nothing==$a+rehearsal+no+password+that+opens+any+lock="
+    ":a+rehearsal+no+password+that+opens+any+lock="
+)
+"""The server takes it for a verifier, and there is no password to it: its keys are no hash of anything known."""
 _RUN = "DO $broker$ BEGIN EXECUTE pg_catalog.current_setting('broker.rehearsed'); END $broker$"
 _NOT_SUPPORTED, _TRANSACTIONS = "0A000", "transaction command"
 """How the server refuses COMMIT and its like inside of our block; it speaks of EXECUTE, which nobody wrote."""
@@ -47,11 +55,13 @@ class _Failure:
     """Where in the text, from 0, if the server said so."""
 
 
-async def rehearse(session: Session, creators: Creators, order: NewUser, at_ms: int) -> Rehearsal:
-    """See `Engine.rehearse`; the user of `order` is made, and expires at `at_ms` by the server's clock."""
-    user, terms = order.user, order.user.terms
+async def rehearse(session: Session, creators: Creators, user: User, at_ms: int, password: str) -> Rehearsal:
+    """See `Engine.rehearse`; `user` is made, and expires at `at_ms` by the server's clock.
+
+    `password` is what stands for one: `VERIFIER` where real users' verifiers are sent, else `PASSWORD`.
+    """
+    terms, order = user.terms, NewUser(user=user, password=Password(text=Secret(password)), lifetime_ms=0)
     values = {"name": user.name, "username": user.name, "expiration": expiration(at_ms)}
-    password = order.password.text.reveal()
     made = creation(order, CAN_LOGIN, at_ms, values["expiration"], password)
     warnings = [f"{lack.need}: {lack.remedy}" for lack in await lacking(session, terms)]
     try:

@@ -15,7 +15,10 @@ from msgspec.structs import replace
 from broker.engines.protocol import NewUser
 from broker.errors import EngineError
 from broker.model import Terms
+from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer
+from broker_postgresql import rehearse
+from broker_postgresql.scram import check_form
 
 ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
 LOUD = {
@@ -154,6 +157,35 @@ async def test_no_secret_of_a_failure_shows_when_everything_is_logged(scene: Any
     text = await shown_by(scene)
     for order in orders:
         assert [secret for secret in secrets_of(order) if secret in text] == []
+
+
+@pytest.mark.parametrize("authentication", ["scram-sha-256", "password"])
+async def test_a_rehearsal_has_no_secret_to_show(scene: Any, nested: Any, authentication: str) -> None:
+    """Whatever shows of a role that is rehearsed, working or not, is the text that says of itself to be none; no user has it."""
+    await nested(f"REVOKE {QUIET} FROM limited")
+    engine, before = await scene.another_engine(password_authentication=authentication), len(scene.place.server.log())
+    for kind in (scene.terms, Terms(creation=(ROLE,)), Terms(creation=(ROLE,), options={"grant_roles": ["readers"]})):
+        await engine.rehearse(kind)
+    for creation in FAILING[:2]:
+        with pytest.raises(EngineError):
+            await engine.rehearse(Terms(creation=creation))
+    text = (await shown_by(scene))[before:]
+    shown = re.findall(r"CREATE ROLE \W+v-rehearsa\S+ (?:LOGIN )?PASSWORD '+([^']*)'", text)
+    assert shown, "the server is not as talkative as it should be"
+    assert set(shown) == {rehearse.PASSWORD if authentication == "password" else rehearse.VERIFIER}
+
+
+async def test_what_stands_for_a_password_is_taken_for_one(scene: Any) -> None:
+    """By what servers ask of passwords (`passwordcheck`), and as a verifier to which the text itself is no key."""
+    check_form(Secret(rehearse.VERIFIER))
+    await scene.root.execute("LOAD 'passwordcheck'")
+    for name, secret in (("plain", rehearse.PASSWORD), ("hashed", rehearse.VERIFIER)):
+        await scene.root.execute(f"CREATE ROLE \"v-{name}\" LOGIN PASSWORD '{secret}'")
+    stored = await scene.root.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = 'v-hashed'")
+    assert stored == rehearse.VERIFIER
+    for word in (rehearse.PASSWORD, rehearse.VERIFIER):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(scene.place.server.dsn("v-hashed", Secret(word), "app").reveal())
 
 
 async def test_no_secret_shows_of_a_call_that_is_cancelled(scene: Any) -> None:
