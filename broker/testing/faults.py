@@ -1,8 +1,14 @@
-"""An engine that something else may happen to first: the way in which tests make engines fail, hang or count."""
+"""Faults for tests: servers that die, hang or restart, and an engine that something else may happen to first, so that it fails or waits."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TypeAlias
 
 from broker.engines.protocol import (
@@ -22,8 +28,93 @@ from broker.engines.protocol import (
 )
 from broker.model import Terms, UserName
 from broker.secret import Secret
+from broker.testing.broker import until
+from broker.testing.postgresql import PostgresServer
 
+Fault: TypeAlias = Callable[[PostgresServer], AbstractAsyncContextManager[None]]
+"""Comes as the context begins, and is over with it."""
 Before: TypeAlias = Callable[[str], Awaitable[None]]
+
+
+@asynccontextmanager
+async def killed(server: PostgresServer) -> AsyncIterator[None]:
+    """All of the server at once, as with its machine: nothing is written, nobody says good-bye. At the end it is started."""
+    # Stopped, the main process starts nobody else while its others are counted.
+    _tell(_processes(server)[:1], signal.SIGSTOP)
+    dead = _processes(server)
+    _tell(dead, signal.SIGKILL)
+    await asyncio.to_thread(server.kill)
+
+    async def buried() -> bool:
+        return not any(_lives(pid) for pid in dead)
+
+    await until(buried)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(server.start)
+
+
+@asynccontextmanager
+async def frozen(server: PostgresServer) -> AsyncIterator[None]:
+    """Connections stay open, new ones are accepted by the kernel, and nobody answers; then all goes on as if nothing had been."""
+    freeze(server)
+    try:
+        yield
+    finally:
+        thaw(server)
+
+
+@asynccontextmanager
+async def restarted(server: PostgresServer) -> AsyncIterator[None]:
+    """In order, and at once ("fast shutdown")."""
+    await asyncio.to_thread(server.restart)
+    yield
+
+
+SERVER_FAULTS: Mapping[str, Fault] = {"killed": killed, "frozen": frozen, "restarted": restarted}
+
+
+def freeze(server: PostgresServer) -> None:
+    """Stops every process of a server, which must run: what it holds open stays open, and nothing answers."""
+    _tell(_processes(server)[:1], signal.SIGSTOP)
+    _tell(_processes(server)[1:], signal.SIGSTOP)
+
+
+def thaw(server: PostgresServer) -> None:
+    """Has a server that may be frozen go on."""
+    _tell(_processes(server), signal.SIGCONT)
+
+
+def _processes(server: PostgresServer) -> list[int]:
+    """The server's main process, and all that it started."""
+    main = int((server.directory / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+    found = [main]
+    for entry in Path("/proc").iterdir():
+        # A process may be gone by the time we read of it.
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and _stat(int(entry.name))[1] == str(main):
+                found.append(int(entry.name))
+    return found
+
+
+def _tell(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is still something of that process but its entry."""
+    try:
+        return _stat(pid)[0] != "Z"
+    except OSError:
+        return False
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and more of a process (proc(5)): what follows its name, in which anything may stand."""
+    return (Path("/proc") / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 class Interposed:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from broker.testing.broker import until
+from broker.testing.database import Database
 from broker.testing.postgresql import PostgresServer, ServerFailed
 
 
@@ -27,6 +29,15 @@ class Standby(PostgresServer):
         done = self._run("pg_ctl", "promote", "--wait", "--pgdata", str(self.directory / "data"))
         if done.returncode:
             raise ServerFailed(f"pg_ctl promote failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
+
+    async def cut_off(self) -> None:
+        """On return it has all that was committed so far, and gets no more: what is done from now on, its promotion would lose."""
+        first, here = Database(self.primary), Database(self)
+        [(lsn,)] = await first.ask("SELECT pg_current_wal_flush_lsn()::text")
+        await until(lambda: here.ask("SELECT 1 WHERE pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn))
+        await here.run("ALTER SYSTEM SET primary_conninfo = ''")
+        await here.run("SELECT pg_reload_conf()")
+        await until(lambda: here.ask("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)"))
 
     def _fill(self, data: Path, password_file: Path) -> None:
         passwords = self.directory / "passwords"

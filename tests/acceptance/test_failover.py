@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from broker.errors import DatabaseUnavailable
 from broker.testing.broker import CREATE_USER, Broker, connection_to, until
 from broker.testing.database import Database
+from broker.testing.faults import freeze, thaw
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 from broker.testing.standby import Standby
 
@@ -39,21 +38,12 @@ class Scene:
         assert answer.status == 200, answer
         return answer.body
 
-    async def cut_off(self) -> None:
-        """The standby has all so far and gets no more."""
-        first, second = Database(self.primary), Database(self.standby)
-        [(lsn,)] = await first.ask("SELECT pg_current_wal_flush_lsn()::text")
-        await until(lambda: second.ask("SELECT 1 WHERE pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn))
-        await second.run("ALTER SYSTEM SET primary_conninfo = ''")
-        await second.run("SELECT pg_reload_conf()")
-        await until(lambda: second.ask("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)"))
-
     async def fail_over(self, how: str) -> None:
         """The primary dies or hangs, the standby takes over."""
         if how == "killed":
             await asyncio.to_thread(self.primary.kill)
         else:
-            freeze(self.primary, signal.SIGSTOP)
+            freeze(self.primary)
         await asyncio.to_thread(self.standby.promote)
 
     async def checked(self) -> bool:
@@ -68,20 +58,6 @@ class Scene:
         """Where the lease is in its life; empty when it is gone."""
         shown = await self.broker.request("PUT", "sys/leases/lookup", {"lease_id": lease["lease_id"]})
         return str(shown.data["state"]) if shown.status == 200 else ""
-
-
-def freeze(server: PostgresServer, number: signal.Signals) -> None:
-    """Stops or resumes every process of a server: what it holds open stays open, and nothing answers."""
-    postmaster = int((server.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    for pid in (postmaster, *(pid for pid, parent in parents.items() if parent == postmaster)):
-        os.kill(pid, number)
 
 
 @pytest.fixture
@@ -107,7 +83,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             yield made
         finally:
             if primary.running:
-                freeze(primary, signal.SIGCONT)
+                thaw(primary)
 
 
 @pytest.mark.parametrize("load", ["idle", "under load"])
@@ -118,7 +94,7 @@ async def test_what_an_asynchronous_failover_undid_is_put_right(scene: Scene, ho
     So is an expiry that a lost renewal had moved, and prepared users that were lost are given to nobody.
     """
     dropped, kept = await scene.issue(), await scene.issue()
-    await scene.cut_off()
+    await scene.standby.cut_off()
     await scene.broker.request("PUT", "sys/leases/revoke", {"lease_id": dropped["lease_id"], "sync": True})
     lost, enabled = await scene.issue(), await scene.issue("pooled")
     renewed = await scene.broker.request("PUT", "sys/leases/renew", {"lease_id": kept["lease_id"], "increment": "5h"})
@@ -181,7 +157,7 @@ async def test_former_primary_that_wakes_is_named_and_not_used(scene: Scene) -> 
         return answer.status == 200 and await new.has(answer.body["data"]["username"])
 
     await until(works, limit_s=60)
-    freeze(scene.primary, signal.SIGCONT)
+    thaw(scene.primary)
     engine = await scene.broker.daemon.catalog.engine_for(scene.broker.daemon.catalog.connection("pg"))
 
     async def named() -> bool:
@@ -195,11 +171,11 @@ async def test_former_primary_that_wakes_is_named_and_not_used(scene: Scene) -> 
 async def test_former_primary_alone_is_refused_after_a_restart(scene: Scene) -> None:
     """A broker that starts while only the superseded server answers works with nobody, ends no lease, and goes on with the right one."""
     lease = await scene.issue()
-    await scene.cut_off()
+    await scene.standby.cut_off()
     await scene.fail_over("frozen")
     await until(scene.works, limit_s=60)
     await until(scene.checked, limit_s=60)
-    freeze(scene.primary, signal.SIGCONT)
+    thaw(scene.primary)
     await scene.broker.__aexit__()
     await asyncio.to_thread(scene.standby.stop)
     await scene.broker.__aenter__()
@@ -218,12 +194,12 @@ async def test_former_primary_alone_is_refused_after_a_restart(scene: Scene) -> 
 async def test_deleted_connection_at_a_superseded_server_is_reset(scene: Scene) -> None:
     """Where the server that took over is lost, leases of a deleted connection wait; a reset of its name has them end at the former."""
     lease, old = await scene.issue(), Database(scene.primary)
-    await scene.cut_off()
+    await scene.standby.cut_off()
     await scene.fail_over("frozen")
     await until(scene.works, limit_s=60)
     await until(scene.checked, limit_s=60)
     await asyncio.to_thread(scene.standby.stop)
-    freeze(scene.primary, signal.SIGCONT)
+    thaw(scene.primary)
     assert (await scene.broker.request("DELETE", "database/config/pg")).status == 204
     refused = await scene.broker.request("PUT", "sys/leases/revoke", {"lease_id": lease["lease_id"], "sync": True})
     assert refused.status >= 400, refused
@@ -245,7 +221,7 @@ async def test_deleted_connection_at_a_superseded_server_is_reset(scene: Scene) 
 async def test_copy_of_the_primary_does_not_take_its_place(scene: Scene, *, restarted: bool) -> None:
     """A second server on the timeline, which may lack users, is not worked with when the first is away, also after a restart."""
     await scene.issue()
-    await scene.cut_off()
+    await scene.standby.cut_off()
     await asyncio.to_thread(scene.standby.stop)
     lost = await scene.issue()
     # A primary's files are started as a primary: what promotion would have told apart is gone.

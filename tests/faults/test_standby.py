@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 import pytest
@@ -21,6 +18,7 @@ from broker.clock import SystemClock
 from broker.seal.providers import MemoryKey
 from broker.testing.broker import CREATE_USER, Broker, connection_to, until
 from broker.testing.database import Database
+from broker.testing.faults import SERVER_FAULTS, frozen
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 from broker.testing.standby import Standby
 from broker_postgresql import standbys
@@ -100,6 +98,20 @@ class Scene:
         answer = await self.broker.request("PUT", "sys/leases/lookup", {"lease_id": lease["lease_id"]})
         return answer.data if answer.status == 200 else None
 
+    async def lags(self) -> None:
+        """From here on the standby takes in what was committed an hour later only, whatever happens to it."""
+        there = Database(self.standby)
+        self.stack.push_async_callback(self.catches_up)
+        await there.run("ALTER SYSTEM SET recovery_min_apply_delay = '1h'")
+        await there.run("SELECT pg_reload_conf()")
+        await until(lambda: there.ask("SELECT 1 WHERE current_setting('recovery_min_apply_delay') = '1h'"))
+
+    async def catches_up(self) -> None:
+        """It lags no longer than it has to."""
+        there = Database(self.standby)
+        await there.run("ALTER SYSTEM RESET recovery_min_apply_delay")
+        await there.run("SELECT pg_reload_conf()")
+
     async def names_the_standby(self, lease: Any) -> None:
         """Waits until the lease says that it is this standby which keeps it from being gone, and what could be done there by hand."""
 
@@ -174,99 +186,33 @@ async def scene(
 
 # faults: of one of the servers, while a revocation waits for the standby ----------------------------------------------
 
-Fault: TypeAlias = Callable[[PostgresServer], AbstractAsyncContextManager[None]]
 
-
-def processes(server: PostgresServer) -> list[int]:
-    """The server's main process, and all that it started."""
-    main = int((server.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
-    found = [main]
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and (entry / "stat").read_text().rpartition(")")[2].split()[1] == str(main):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def tell(pids: Sequence[int], number: signal.Signals) -> None:
-    """Sends a signal to those that live."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-@asynccontextmanager
-async def killed(server: PostgresServer) -> AsyncIterator[None]:
-    """All of it at once."""
-    tell(processes(server)[:1], signal.SIGSTOP)
-    dead = processes(server)
-    tell(dead, signal.SIGKILL)
-    await asyncio.to_thread(server.kill)
-
-    async def buried() -> bool:
-        return not any(lives(each) for each in dead)
-
-    await until(buried)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(server.start)
-
-
-def lives(pid: int) -> bool:
-    """Whether there is still something of that process but its entry."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@asynccontextmanager
-async def frozen(server: PostgresServer) -> AsyncIterator[None]:
-    """It accepts connections and answers none, then goes on as if nothing had been."""
-    tell(processes(server), signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        tell(processes(server), signal.SIGCONT)
-
-
-@asynccontextmanager
-async def restarted(server: PostgresServer) -> AsyncIterator[None]:
-    """In order, and at once."""
-    await asyncio.to_thread(server.restart)
-    yield
-
-
-FAULTS: dict[str, Fault] = {"killed": killed, "frozen": frozen, "restarted": restarted}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", SERVER_FAULTS)
 @pytest.mark.parametrize("side", ["standby", "primary"])
-async def test_server_that_fails_while_the_standby_is_waited_for(scene: Scene, side: str, fault: str) -> None:
-    """The broker answers in time, the user stays out, and once both servers are back it goes by itself, and its session with it."""
+async def test_server_that_fails_while_the_standby_is_waited_for(
+    scene: Scene, side: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker answers in time, the user stays out; nothing is done before the standby has caught up, then it goes by itself."""
     lease, bystander = await scene.issue(), await scene.issue()
     there, stays = await scene.session(scene.standby, lease), await scene.session(scene.standby, bystander)
-    other = Database(scene.standby)
-    watch = await asyncpg.connect(scene.standby.superuser_dsn().reveal())
-    scene.stack.callback(watch.terminate)
-    await watch.execute("SELECT pg_wal_replay_pause()")
-    await until(lambda: watch.fetchval("SELECT pg_get_wal_replay_pause_state() = 'paused'"))
+    other, failing = Database(scene.standby), scene.standby if side == "standby" else scene.primary
+    await scene.lags()
     asked = asyncio.create_task(scene.broker.request("PUT", "sys/leases/revoke", {"lease_id": lease["lease_id"]}))
     # Whoever is in there is told to go at once; then the broker asks again and again how far the standby is.
     asks = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'broker/%' AND query LIKE '%pg_last_wal_replay_lsn%'"
-    await until(lambda: watch.fetchval(asks), every_s=0.005)
-    async with FAULTS[fault](scene.standby if side == "standby" else scene.primary):
+    await until(lambda: other.ask(asks), every_s=0.005)
+    monkeypatch.setattr(standbys, "_LAG_S", 0.1)
+    async with SERVER_FAULTS[fault](failing):
         assert (await asyncio.wait_for(asked, LIMIT_S)).status in {204, 400, 503}
+        if side == "standby":
+            await scene.names_the_standby(lease)
     await until(lambda: answers(scene.database), limit_s=LIMIT_S)
     assert not await scene.database.lets_in(lease["data"])
     await until(lambda: answers(other), limit_s=LIMIT_S)
-    if await other.ask("SELECT 1 WHERE pg_get_wal_replay_pause_state() <> 'not paused'"):
-        # Until it has replayed that the login is off, it lets the user in: as long as that is so, nothing is done.
-        assert await scene.shown(lease) is not None
-        await other.run("SELECT pg_wal_replay_resume()")
+    # It has not replayed that the login is off: as long as that is so, nothing is done.
+    await scene.names_the_standby(lease)
+    assert not await other.ask("SELECT 1 FROM pg_roles WHERE rolname = $1 AND NOT rolcanlogin", lease["data"]["username"])
+    await scene.catches_up()
     await scene.is_over(lease)
     assert not await is_in(there)
     assert (await scene.shown(bystander))["state"] == "active"
