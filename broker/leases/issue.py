@@ -116,9 +116,7 @@ class Issuer:
         settings = self._parts.settings
         maximum = min(role.max_ttl_s or settings.max_ttl, settings.max_ttl)
         left = None if token_expires_ms is None else (token_expires_ms - self._parts.store.now_ms()) // 1_000
-        return Bounds(
-            default_s=role.default_ttl_s or min(settings.default_ttl, maximum), max_s=maximum, age_s=age_s, token_left_s=left
-        )
+        return Bounds(default_s=role.default_ttl_s or settings.default_ttl, max_s=maximum, age_s=age_s, token_left_s=left)
 
     # asked before -----------------------------------------------------------------------------------------------------
 

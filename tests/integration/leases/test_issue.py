@@ -231,6 +231,17 @@ async def test_a_lease_dies_with_its_token(rig: Any) -> None:
     assert not rig.can_log_in(issued)
 
 
+async def test_a_maximum_below_the_daemons_default_says_so(rig: Any, token: Any) -> None:
+    """A role with a short max_ttl and no default_ttl of its own: who expects the usual hour hears that it is less, and why."""
+    await rig.role("brief", max_ttl="10m")
+    issued = await rig.issue(token, role="brief")
+    told = 'TTL of "1h" exceeded the effective max_ttl of "10m"; TTL value is capped accordingly'
+    assert (issued.ttl_s, issued.capped_by, list(issued.warnings)) == (600, "max_ttl", [told])
+    rig.clock.advance(60_000)
+    renewed = await rig.boot.renewer.renew(issued.lease_id, 0)
+    assert (renewed.ttl_s, list(renewed.warnings)) == (540, [told.replace('"10m"', '"9m"')])
+
+
 async def test_limits_name_themselves(rig: Any, token: Any) -> None:
     """A role's limit and a token's are told apart, and room made by a revocation is room."""
     await rig.role("small", max_leases=2)
