@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
 import asyncpg
 
 from broker.errors import EngineError
+from broker_postgresql import schemas
 from broker_postgresql.quoting import identifier
+from broker_postgresql.schemas import ALWAYS, CLOSED, OPEN, UNCHANGED
 from broker_postgresql.session import NOTHING_GRANTED, NOTHING_REVOKED, Notice, Session
 from broker_postgresql.veil import NEW_KEY, SETTING
 
@@ -46,10 +48,8 @@ FROM (
   OFFSET 0
 ) AS unveiled, unnest('{{{{{{keys}}}}}}'::text[], $1::text[], '{{{{{{places}}}}}}'::int[]) AS s (k, v, place)
 WHERE secrets[cardinality(secrets)] OPERATOR(pg_catalog.=) $2::text"""  # noqa: S608 - of our own constant
-_KEYS = "nvaso"
-"""Name, what is run first, what is run after it, its secret, its OID."""
-_SCHEMAS = "SET LOCAL search_path = public, pg_temp;\n"
-"""For the role's statements alone: theirs are written for an ordinary session, everything else names its schema."""
+_KEYS = "nvasop"
+"""Name, what is run first, what is run after it, its secret, its OID, in which version of its rights `public` is searched."""
 
 _HAND_OVER_AND = "SELECT handed.sent, CASE WHEN handed.sent > 0 THEN {call} END FROM ({send}) AS handed (sent)"
 _FUNCTION = "CREATE FUNCTION {call} RETURNS void LANGUAGE plpgsql AS $broker${body}$broker$"
@@ -109,6 +109,10 @@ _HARMLESS = f"""IF pg_catalog.pg_has_role(made, 10::pg_catalog.oid, 'MEMBER') TH
         RAISE EXCEPTION USING ERRCODE = '{SUPERUSER}', MESSAGE = '{_NO_SUPERUSER}';
       END IF;
     END IF;"""  # noqa: S608 - of our own constants
+# For the role's statements alone: theirs are written for an ordinary session, everything else names its schema.
+_SCHEMAS = f"""PERFORM pg_catalog.set_config('search_path',
+      CASE WHEN pg_catalog.current_setting('broker.p#') OPERATOR(pg_catalog.=) '{ALWAYS}' THEN '{OPEN}'
+        WHEN pg_catalog.current_setting('broker.p#') OPERATOR(pg_catalog.=) {UNCHANGED} THEN '{OPEN}' ELSE '{CLOSED}' END, true);"""
 _OURS = "EXECUTE pg_catalog.current_setting('broker.a#');"
 # What is the server's own failure is raised anew, since the error's context, which is logged, quotes the statement.
 _FAILED = """IF SQLSTATE ~ '^(25|53|57|58)' AND SQLSTATE <> '25001' THEN
@@ -154,9 +158,10 @@ async def run_orders(session: Session, orders: Sequence[Order]) -> list[Done]:
     Raises what the driver raises when the server itself fails, and has then done none of them.
     """
     kinds = tuple((order.oid is None, bool(order.statements)) for order in orders)
+    public = [await _public(session, order) for order in orders]
     call = await _kept(session, kinds)
     try:
-        await _send(session, orders, call)
+        await _send(session, orders, call, public)
     except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
         # What the role's statements raise stays in the routine, so it is the call that failed: of what was dropped, or is not allowed.
         if not call:
@@ -165,7 +170,20 @@ async def run_orders(session: Session, orders: Sequence[Order]) -> list[Done]:
         return await run_orders(session, orders)
     if not call:
         await session.run(_BLOCK.format(body=_body(kinds)))
-    return _answers(session.notices, len(orders))
+    done = _answers(session.notices, len(orders))
+    lost = [place for place, one in enumerate(done) if schemas.not_found(one.sqlstate) and public[place] not in ("", ALWAYS)]
+    if lost and await schemas.changed(session):
+        for place, one in zip(lost, await run_orders(session, [orders[place] for place in lost]), strict=True):
+            done[place] = one
+        return done
+    return [replace(one, message=one.message + schemas.hint(session, one.sqlstate)) if one.sqlstate else one for one in done]
+
+
+async def _public(session: Session, order: Order) -> str:
+    """In which version of its rights the order's statements find `public`."""
+    if not order.statements:
+        return ""
+    return ALWAYS if schemas.calls_nothing(order.statements) else await schemas.version(session)
 
 
 async def _kept(session: Session, kinds: Kinds) -> str:
@@ -194,7 +212,7 @@ async def _kept(session: Session, kinds: Kinds) -> str:
     return call
 
 
-async def _send(session: Session, orders: Sequence[Order], call: str) -> None:
+async def _send(session: Session, orders: Sequence[Order], call: str, public: Sequence[str]) -> None:
     """Hands the orders' values over, and makes the call if there is one.
 
     The server may have lost the key of the veil, and is then given a new one.
@@ -204,7 +222,7 @@ async def _send(session: Session, orders: Sequence[Order], call: str) -> None:
             [[key]] = await session.rows(NEW_KEY)
             session.veil.take(key)
         mark = session.veil.mark()
-        values = [value for order in orders for value in _values(order, mark)]
+        values = [value for order, found in zip(orders, public, strict=True) for value in _values(order, mark, found)]
         veiled = session.veil.cover([*(order.secret for order in orders), mark])
         [row] = await session.rows(_sending(veiled.pads, len(orders), call), values, mark, veiled.bits, veiled.first)
         if row["sent"]:
@@ -213,12 +231,12 @@ async def _send(session: Session, orders: Sequence[Order], call: str) -> None:
     raise EngineError("the server did not keep the session's settings")
 
 
-def _values(order: Order, mark: str) -> tuple[str, ...]:
+def _values(order: Order, mark: str, public: str) -> tuple[str, ...]:
     """What the statements of one order look for, in the order of `_KEYS`; `mark` stands where its secret belongs."""
-    first, then = (_SCHEMAS + order.statements, order.ours) if order.statements else (order.ours, "")
+    first, then = (order.statements, order.ours) if order.statements else (order.ours, "")
     if order.secret:
         first, then = first.replace(order.secret, mark), then.replace(order.secret, mark)
-    return identifier(order.name), first, then, mark if order.secret else "", str(order.oid or 0)
+    return identifier(order.name), first, then, mark if order.secret else "", str(order.oid or 0), public
 
 
 @lru_cache(maxsize=64)
@@ -240,12 +258,13 @@ def _body(kinds: Kinds) -> str:
 
 
 def _section(makes: bool, foreign: bool) -> str:  # noqa: FBT001 - its kind, see `Kinds`
+    before = [_FREE if makes else _THERE, *([_SCHEMAS] if foreign else [])]
     after = [_SAME_ROLE] if foreign else []
     after += [_MADE] if makes else []
     after += [_OURS] if foreign else []
     after += [_HARMLESS] if makes else []
     return _SECTION.format(
-        before=_FREE if makes else _THERE, after="\n    ".join(after), failed=_FAILED_TO_MAKE if makes else _FAILED
+        before="\n    ".join(before), after="\n    ".join(after), failed=_FAILED_TO_MAKE if makes else _FAILED
     )
 
 

@@ -502,6 +502,14 @@ SELECT pg_is_in_recovery() AS standby, pg_postmaster_start_time()::text AS start
        coalesce(pg_wal_lsn_diff($1::text::pg_lsn, pg_last_wal_replay_lsn()), 0)::bigint AS behind,
        ARRAY(SELECT r.oid FROM pg_roles r WHERE r.oid = ANY ($2::oid[]) AND r.rolcanlogin) AS open
 
+-- :name streaming
+-- Who fetches the log that standbys replay; whoever fetches changes for a subscription enters a database. Only who may see all statistics
+-- sees where from, and what tells standbys from others: these replay nothing.
+SELECT concat_ws(' at ', r.application_name, host(r.client_addr)) AS who, r.state IS NULL AS hidden
+FROM pg_stat_replication r JOIN pg_stat_activity a ON a.pid = r.pid
+WHERE a.datid IS NULL AND (r.state IS NULL OR r.replay_lsn IS NOT NULL)
+ORDER BY who
+
 -- :name logins_in_progress
 -- Processes in the transaction in which a session starts, which show no user yet: its lock on itself is all that there is of a login for
 -- physical replication, which enters no database. An autovacuum worker shows its database; what replays a standby's log counts from 0.
@@ -739,3 +747,21 @@ SELECT kind, need, fix FROM (
          format('GRANT pg_signal_backend TO %I', rolname)
   FROM me
 ) q WHERE NOT ok
+
+-- :name public_is_safe
+-- The version of what says who may create in schema public, one row where none but superusers and our login may, and nobody else owns a
+-- function or an operator there. pg_database_owner, who owns it from 15 on, is whoever owns the database.
+WITH trusted AS (SELECT oid FROM pg_roles WHERE rolsuper OR rolname = session_user)
+SELECT n.xmin::text || '/' || d.xmin::text AS version
+FROM pg_namespace n, pg_database d
+WHERE n.nspname = 'public' AND d.datname = current_database()
+  AND NOT EXISTS (
+    SELECT FROM (
+      SELECT n.nspowner AS role
+      UNION SELECT a.grantee FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE a.privilege_type = 'CREATE'
+    ) may
+    WHERE CASE WHEN may.role = coalesce(to_regrole('pg_database_owner')::oid, 0) AND may.role <> 0 THEN d.datdba ELSE may.role END
+      NOT IN (SELECT oid FROM trusted)
+  )
+  AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proowner NOT IN (SELECT oid FROM trusted))
+  AND NOT EXISTS (SELECT FROM pg_operator o WHERE o.oprnamespace = n.oid AND o.oprowner NOT IN (SELECT oid FROM trusted))

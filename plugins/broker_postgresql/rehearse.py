@@ -15,7 +15,7 @@ from broker.engines.protocol import NewUser, Password, Rehearsal, User
 from broker.engines.statements import expiration, place
 from broker.errors import EngineError, InstructionsFailed
 from broker.secret import Secret
-from broker_postgresql import offspring
+from broker_postgresql import offspring, schemas
 from broker_postgresql.commands import commands
 from broker_postgresql.creation import CAN_LOGIN, creation, filled
 from broker_postgresql.creators import Creators
@@ -94,15 +94,17 @@ async def _own(session: Session, field: str, statements: Sequence[str], values: 
     """Runs statements of the role as they will be run, all together. Raises `InstructionsFailed` with the place of what failed."""
     if not statements:
         return
-    await session.run("SET LOCAL search_path = public, pg_temp; SAVEPOINT whole")
-    failure = await _try(session, filled(statements, **values))
+    text = filled(statements, **values)
+    found_in = schemas.OPEN if schemas.calls_nothing(text) or await schemas.version(session) else schemas.CLOSED
+    await session.run(f"SET LOCAL search_path = {found_in}; SAVEPOINT whole")
+    failure = await _try(session, text)
     if failure is not None:
         await session.run("ROLLBACK TO SAVEPOINT whole")
         if is_transient(failure.sqlstate):
             raise EngineError(f"{field}: {failure.text}")
         where, found = await _located(session, statements, values) or ("", failure)
         raise InstructionsFailed(f"{field}{where}: {found.text}")
-    await session.run("SET LOCAL search_path = pg_catalog, pg_temp")
+    await session.run(f"SET LOCAL search_path = {schemas.CLOSED}")
 
 
 async def _located(session: Session, statements: Sequence[str], values: dict[str, str]) -> tuple[str, _Failure] | None:
@@ -128,6 +130,7 @@ async def _try(session: Session, text: str) -> _Failure | None:
     text = first_line(error)
     if error.sqlstate == _NOT_SUPPORTED and _TRANSACTIONS in text:
         text = "statements may not begin, end or divide transactions: all of them run in one"
+    text += schemas.hint(session, error.sqlstate or "")
     return _Failure(f"{text} (SQLSTATE {error.sqlstate})", error.sqlstate or "", offset)
 
 

@@ -93,6 +93,10 @@ class Session:
     """The kinds of orders that it carried out (see `orders.Kinds`)."""
     routines: set[str] | None = field(default_factory=set)
     """The functions that it keeps for `orders`; None where it can't."""
+    public: str = ""
+    """See `schemas.version`."""
+    public_seen_s: float = float("-inf")
+    """When that was looked up last."""
 
     def __post_init__(self) -> None:
         self.wire.add_log_listener(self._note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from broker.engines.protocol import Password
 from broker.errors import EngineError, InstructionsFailed, UserMissing, UserNameTaken
 from broker.model import Terms
 from broker.secret import Secret
+from broker_postgresql import schemas
 
 ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
 
@@ -222,9 +224,77 @@ async def test_users_are_made_where_nobody_may_call_new_functions(scene: Any) ->
         await scene.root.execute(f"ALTER DEFAULT PRIVILEGES FOR ROLE {login} GRANT EXECUTE ON FUNCTIONS TO PUBLIC")
 
 
-async def test_statements_see_the_public_schema(scene: Any) -> None:
-    """Unqualified names in statements mean what is in `public`."""
-    await scene.create(Terms(creation=(ROLE, "DO $$ BEGIN PERFORM 'goods'::regclass; END $$")))
+LOOKS = "DO $$ BEGIN PERFORM 'goods'::regclass; END $$"
+CALLS = "DO $$ BEGIN EXECUTE format('GRANT readers TO %I', '{{name}}'); END $$"
+PLANTED = """
+CREATE TABLE evidence (who text);
+GRANT INSERT ON evidence TO PUBLIC;
+CREATE FUNCTION format(text, text) RETURNS text LANGUAGE plpgsql
+  AS 'BEGIN INSERT INTO public.evidence VALUES (current_user); RETURN pg_catalog.format($1, $2); END'
+"""
+
+
+@pytest.fixture
+async def quiet(scene: Any) -> AsyncIterator[Any]:
+    """A superuser's session in a database in which nobody else may create anything, and which the scene's engine calls home."""
+    await scene.root.execute("CREATE DATABASE quiet")
+    wire = await scene.place.root("quiet")
+    await wire.execute("CREATE TABLE goods (a int); GRANT SELECT ON goods TO limited WITH GRANT OPTION")
+    scene.engine = await scene.another_engine(connection_url=scene.place.server.url_template("quiet"))
+    yield wire
+    await wire.execute("REVOKE ALL ON SCHEMA public FROM readers")
+    await wire.close()
+    await scene.engine.close()
+    await scene.root.execute("DROP DATABASE quiet WITH (FORCE)")
+
+
+async def test_statements_see_the_public_schema(scene: Any, quiet: Any) -> None:
+    """Unqualified names mean what is in `public`; in a block, once others may create there, no longer, and the error says so."""
+    await scene.create(Terms(creation=(ROLE, LOOKS)))
+    await quiet.execute("GRANT USAGE ON SCHEMA public TO readers")
+    await scene.create(Terms(creation=(ROLE, LOOKS)))
+    await quiet.execute("GRANT CREATE ON SCHEMA public TO readers")
+    for engine in (scene.engine, await scene.another_engine(connection_url=scene.place.server.url_template("quiet"))):
+        scene.engine = engine
+        with pytest.raises(InstructionsFailed, match=r"goods.* does not exist; schema public is not searched"):
+            await scene.create(Terms(creation=(ROLE, LOOKS)))
+        user, _ = await scene.create(Terms(creation=(ROLE, 'GRANT SELECT ON goods TO "{{name}}"')))
+        assert await quiet.fetchval("SELECT has_table_privilege($1::oid, 'goods', 'SELECT')", int(user.identity))
+        # Its grant would keep its role.
+        await quiet.execute(f'REVOKE ALL ON goods FROM "{user.name}" CASCADE')
+
+
+@pytest.mark.parametrize("now", [True, False])
+async def test_statements_call_nothing_that_was_planted(scene: Any, quiet: Any, *, now: bool) -> None:
+    """A function in `public` that fits better than the server's own is not called, by whoever may create there, or could once."""
+    await quiet.execute("GRANT CREATE ON SCHEMA public TO readers")
+    await quiet.execute(f"{PLANTED}; ALTER FUNCTION format(text, text) OWNER TO readers")
+    if not now:
+        await quiet.execute("REVOKE CREATE ON SCHEMA public FROM readers")
+    user, _ = await scene.create(Terms(creation=(ROLE, CALLS)))
+    assert await scene.root.fetchval("SELECT pg_has_role($1::oid, 'readers', 'MEMBER')", int(user.identity))
+    assert await quiet.fetch("SELECT who FROM evidence") == []
+
+
+@pytest.mark.parametrize(
+    ("statements", "calls"),
+    [
+        (
+            "CREATE ROLE a LOGIN; GRANT b TO a; COMMENT ON ROLE a IS 'x'; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO a",
+            False,
+        ),
+        ("SET ROLE b; REASSIGN OWNED BY a TO b; DROP OWNED BY a; DROP USER a; RESET ROLE; REVOKE b FROM a", False),
+        ("CREATE ROLE a; SELECT f()", True),
+        ("DO $$ BEGIN GRANT b TO a; END $$", True),
+        ("GRANT b TO a; CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT g(); END", True),
+        ("/* GRANT */ SELECT 1", True),
+        ("GRANT b TO a /* ; */", True),
+        ("CREATE TABLE t AS SELECT f()", True),
+    ],
+)
+def test_what_may_call_something(statements: str, calls: bool) -> None:  # noqa: FBT001 - what is expected
+    """Only commands that evaluate nothing are told apart; in doubt a command counts as one that does."""
+    assert schemas.calls_nothing(statements) is not calls
 
 
 async def test_text_after_a_comment_still_runs(scene: Any) -> None:
@@ -363,7 +433,7 @@ async def test_renewal_statements_run(scene: Any, longer: Any) -> None:
     await scene.root.execute(f"CREATE TABLE {table} (name text, until timestamptz); GRANT INSERT ON {table} TO limited")
     of = Terms(
         options={"grant_roles": ["readers"]},
-        renewal=(f"INSERT INTO {table} VALUES ('{{{{name}}}}', '{{{{expiration}}}}')",),
+        renewal=(f"INSERT INTO public.{table} VALUES ('{{{{name}}}}', '{{{{expiration}}}}')",),
     )
     user, _ = await scene.create(of, lifetime_ms=60_000)
     bad, _ = await scene.create(replace(of, renewal=("SELECT 1 / 0",)), lifetime_ms=60_000)
