@@ -39,6 +39,7 @@ from broker_postgresql import (
     rehearse,
     revoke,
     settings,
+    streaming,
     sweep,
     terms,
 )
@@ -211,7 +212,8 @@ class Engine:
     async def preflight(self, terms_: Sequence[Terms]) -> Sequence[Lack]:
         """See `Engine.preflight`."""
         async with self._lanes.general.session() as session:
-            return await preflight.preflight(session, terms_, self.user_name("preflight", ""))
+            standbys = streaming.named_by(self._settings.standbys, self._connector)
+            return await preflight.preflight(session, terms_, self.user_name("preflight", ""), standbys)
 
     async def rehearse(self, terms_: Terms) -> Rehearsal:
         """See `Engine.rehearse`. No creator makes the user: it would have to be made first, and would stay."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 
 from broker.engines.protocol import Lack
 from broker.model import Terms
+from broker_postgresql import streaming
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier
@@ -19,8 +20,8 @@ _MAKE = "CREATEROLE"
 _OF_TERMS = "terms"
 
 
-async def preflight(session: Session, terms: Sequence[Terms], name: str) -> list[Lack]:
-    """What is missing for users of these terms; `name` is nobody's yet."""
+async def preflight(session: Session, terms: Sequence[Terms], name: str, standbys: Collection[str]) -> list[Lack]:
+    """What is missing for users of these terms; `name` is nobody's yet, `standbys` are those that the connection names."""
     groups, heirs = _named(terms)
     lacks = {row["need"]: _lack(row) for row in await session.rows(QUERIES["preflight"], groups, heirs)}
     absent = {need.partition(": ")[2] for need in lacks if need.startswith("group exists: ")}
@@ -28,7 +29,7 @@ async def preflight(session: Session, terms: Sequence[Terms], name: str) -> list
     for need, reason in (await _rehearsed(session, tried)).items():
         looked_up = lacks.get(need, Lack(need=need))
         lacks[need] = Lack(need=need, remedy=looked_up.remedy, reason=reason, fatal=need == _MAKE)
-    return list(lacks.values())
+    return [*lacks.values(), *await streaming.unnamed(session, standbys)]
 
 
 async def lacking(session: Session, terms: Terms) -> list[Lack]:
