@@ -46,6 +46,9 @@ class ConnectionReconciled(BaseModel):
     )
     left_out: int = Field(description="How many differ beyond those.")
     sessions_ended: int = Field(description="Sessions of users that no longer exist, which were ended; a dry run ends none.")
+    sessions_left: int = Field(
+        description="Those that go on: all that a dry run found, and what another could not end, which is among the `concerns`."
+    )
     concerns: list[str] = Field(description="What is wrong in the database, or soon will be, in sentences.")
     error: str = Field(description="Why it was not compared to the end; empty where it was.")
 

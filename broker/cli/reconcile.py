@@ -105,6 +105,10 @@ def _show_found(each: dict[str, Any], console: Console) -> None:
         console.print(Text(f"  and {each['left_out']:,} more, not named"))
     if each["sessions_ended"]:
         console.print(Text(f"{name}: sessions of users that no longer exist, ended: {each['sessions_ended']:,}"))
+    if each["sessions_left"]:
+        console.print(
+            Text(f"{name}: sessions of users that no longer exist, going on: {each['sessions_left']:,}", style="yellow")
+        )
     for concern in each["concerns"]:
         console.print(Text(f"{name}: {concern}", style="yellow"))
     if each["error"]:
@@ -116,4 +120,4 @@ def _status(found: dict[str, Any]) -> int:
     if any(each["error"] for each in reports):
         return INCOMPLETE
     left = any(count > each["amended"].get(kind, 0) for each in reports for kind, count in each["found"].items())
-    return DIFFER if left or any(each["concerns"] for each in reports) else AGREE
+    return DIFFER if left or any(each["concerns"] or each["sessions_left"] for each in reports) else AGREE

@@ -186,9 +186,17 @@ class Guard:
         """See `Engine.sweep`."""
 
         async def swept() -> Sequence[Swept]:
-            return [self._clean(each) for each in await self._engine.sweep()]
+            return [self._clean("sweep", each) for each in await self._engine.sweep()]
 
         return await self._watch.call("sweep", self._settings.contain_timeout_s, swept)
+
+    async def abandoned(self) -> Sequence[Swept]:
+        """See `Engine.abandoned`."""
+
+        async def found() -> Sequence[Swept]:
+            return [self._clean("abandoned", each) for each in await self._engine.abandoned()]
+
+        return await self._watch.call("abandoned", self._settings.contain_timeout_s, found)
 
     async def inspect(self) -> Sequence[str]:
         """See `Engine.inspect`."""
@@ -232,8 +240,8 @@ class Guard:
             return Outcome(user.number, EngineError(f"{verb}: the engine gave no answer for {user.name}"))
         return outcome if outcome.error is None else replace(outcome, error=self._cleaned(verb, outcome.error, secrets))
 
-    def _clean(self, swept: Swept) -> Swept:
-        return swept if swept.error is None else replace(swept, error=self._cleaned("sweep", swept.error, ()))
+    def _clean(self, verb: str, swept: Swept) -> Swept:
+        return swept if swept.error is None else replace(swept, error=self._cleaned(verb, swept.error, ()))
 
     def _cleaned(self, verb: str, error: EngineError, secrets: tuple[Secret, ...]) -> EngineError:
         cleaned = self._watch.cleaned(verb, error, secrets)

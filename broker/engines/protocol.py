@@ -137,7 +137,7 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 
 class Swept(Struct, frozen=True, kw_only=True):
-    """What a sweep ended, or what kept it from doing so."""
+    """What a sweep ended, or what kept it from doing so; where it was only looked (`Engine.abandoned`), what there is to end."""
 
     identity: str = ""
     """What the server called the user that is no more; empty where `error` is not about one user."""
@@ -299,6 +299,13 @@ class Engine(Protocol):
 
         Leaves everybody else's alone. Answers what it ended, and, with the remedy, what it may not or could not end; nothing where there
         was nothing to do. Raises `DatabaseUnavailable`.
+        """
+        ...
+
+    async def abandoned(self) -> Sequence[Swept]:
+        """Sessions of users that no longer exist, by user: what a sweep would end, or try to. Changes nothing.
+
+        An entry with an error says where in the cluster it could not be looked. Raises `DatabaseUnavailable`.
         """
         ...
 

@@ -8,29 +8,25 @@ Memory is that of a page for each of them, however many users there are and howe
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
 
 import structlog
 
 from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import Connection
 from broker.engines.guard import Guard
-from broker.engines.protocol import Swept
-from broker.errors import AuditUnavailable, BrokerError, EngineError, InvalidRequest, LimitExceeded, UserRemains
+from broker.errors import AuditUnavailable, BrokerError, EngineError, InvalidRequest, LimitExceeded
 from broker.leases import amend, records
 from broker.leases.amend import Scope
-from broker.leases.differences import Compared, Comparison, Finding, Kind
+from broker.leases.differences import Comparison, Finding, Kind
 from broker.leases.parts import Parts
+from broker.leases.report import SHOWN, Named, Report, Run
 from broker.leases.sweep import Sweeper
 from broker.leases.turns import Turns
 from broker.model import ConnectionNumber, LeaseState
 from broker.secret import random_below
 
-SHOWN, SHOWN_IN_ALL = 100, 1_000
-"""So many users of each connection, and of all in a run, are named; all are counted."""
 _AT_ONCE = 4
 """Connections compared at the same time."""
 _GIVE_WAY_S = 0.02
@@ -38,61 +34,6 @@ _FIRST_MS = 300_000
 _LOOK_MS = 1_000
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """One difference, as it is shown. Not the finding: a report is kept, and a prepared user's lease has its password."""
-
-    kind: Kind
-    username: str
-    lease_id: str
-    """Empty where the store has no such lease."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What was found on one connection."""
-
-    connection: str
-    compared: Compared = field(default_factory=Compared)
-    found: Counter[Kind] = field(default_factory=Counter)
-    amended: Counter[Kind] = field(default_factory=Counter)
-    named: list[Named] = field(default_factory=list)
-    swept: Sequence[Swept] = ()
-    """What became of the sessions of users that no longer exist; empty in a run that changes nothing."""
-    concerns: Sequence[str] = ()
-    """See `Engine.inspect`."""
-    error: str = ""
-    """Why it was not compared to the end."""
-
-    @property
-    def left_out(self) -> int:
-        """How many differences are counted and not named."""
-        return self.found.total() - len(self.named)
-
-
-@dataclass(slots=True)
-class Run:
-    """One run over some connections."""
-
-    scope: Scope
-    connections: Sequence[Connection]
-    expected: int = 0
-    """How many leases there were to compare as it began; as many users are expected."""
-    started_ms: int = 0
-    ended_ms: int | None = None
-    reports: list[Report] = field(default_factory=list)
-
-    @property
-    def compared(self) -> int:
-        """How many users and leases were compared so far."""
-        return sum(report.compared.users + report.compared.leases for report in self.reports)
-
-    @property
-    def room(self) -> int:
-        """How many more differences may be named."""
-        return SHOWN_IN_ALL - sum(len(report.named) for report in self.reports)
 
 
 class Reconciler:
@@ -190,7 +131,9 @@ class Reconciler:
                     self._note(run, report, findings)
                     await self._put_right(run.scope, connection, engine, report, findings)
                 await asyncio.sleep(_GIVE_WAY_S if self._parts.issuing else 0)
-        if run.scope is not Scope.NOTHING:
+        if run.scope is Scope.NOTHING:
+            report.abandoned = await engine.abandoned()
+        else:
             report.swept = await self._sweeper.sweep(connection)
         if engine.traits.inspects:
             report.concerns = await _inspected(engine)
@@ -271,23 +214,6 @@ class Reconciler:
             if concern not in self._concerns.get(connection.number, ()):
                 log.warning("database needs care", connection=connection.name, concern=concern)
         self._concerns[connection.number] = concerns
-
-
-def unswept(report: Report) -> list[str]:
-    """What of the sessions of users that no longer exist goes on, or could not be looked for, in sentences.
-
-    A login that may not end such sessions is told by the sweep itself, and is no news while there are none.
-    """
-    failed = [each for each in report.swept if each.error and (each.identity or not isinstance(each.error, UserRemains))]
-    return [": ".join((*_whose(each), str(each.error), *_remedy(each.error))) for each in failed]
-
-
-def _whose(swept: Swept) -> list[str]:
-    return [part for part in (swept.place, f"user {swept.identity}" if swept.identity else "") if part]
-
-
-def _remedy(error: EngineError | None) -> Sequence[str]:
-    return error.remedy if isinstance(error, UserRemains) else ()
 
 
 async def _inspected(engine: Guard) -> Sequence[str]:

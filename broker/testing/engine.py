@@ -273,9 +273,13 @@ class MemoryEngine:
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""
-        swept = [Swept(identity=identity, sessions=len(some)) for identity, some in self._server.abandoned.items() if some]
+        swept = await self.abandoned()
         self._server.abandoned.clear()
         return swept
+
+    async def abandoned(self) -> Sequence[Swept]:
+        """See `Engine.abandoned`."""
+        return [Swept(identity=identity, sessions=len(some)) for identity, some in self._server.abandoned.items() if some]
 
     async def inspect(self) -> Sequence[str]:
         """See `Engine.inspect`."""

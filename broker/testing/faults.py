@@ -231,6 +231,11 @@ class Interposed:
         await self._before("sweep")
         return await self._inner.sweep()
 
+    async def abandoned(self) -> Sequence[Swept]:
+        """See `Engine.abandoned`."""
+        await self._before("abandoned")
+        return await self._inner.abandoned()
+
     async def inspect(self) -> Sequence[str]:
         """See `Engine.inspect`."""
         await self._before("inspect")

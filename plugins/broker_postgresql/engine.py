@@ -243,6 +243,12 @@ class Engine:
         swept = await self._stage((), lambda session, _: sweep.sweep(session))
         return [*swept, *await self._standbys.sweep()]
 
+    async def abandoned(self) -> Sequence[Swept]:
+        """See `Engine.abandoned`."""
+        async with self._lanes.revoking.session() as session:
+            found = await sweep.abandoned(session)
+        return [*found, *await self._standbys.abandoned()]
+
     async def inspect(self) -> Sequence[str]:
         """See `Engine.inspect`."""
         return await full_lists(self._lanes.general, starting_with(marker_prefix(self._origin)))

@@ -108,6 +108,10 @@ class Standby:
         """See `sweep.sweep`. Raises `DatabaseUnavailable`."""
         return await self._ask(lambda session: sweep.sweep(session, self.name))
 
+    async def abandoned(self) -> list[Swept]:
+        """See `sweep.abandoned`. Raises `DatabaseUnavailable`."""
+        return await self._ask(lambda session: sweep.abandoned(session, self.name))
+
     def close(self) -> None:
         """Closes the connection; one in use is closed after its use."""
         self._closed = True
@@ -246,9 +250,11 @@ class Standbys:
 
     async def sweep(self) -> list[Swept]:
         """Sweeps every standby; one that does not answer is named."""
-        deadline_s = asyncio.get_running_loop().time() + _PATIENCE_S
-        answers = await asyncio.gather(*(_swept(standby, deadline_s) for standby in self._standbys))
-        return [each for answer in answers for each in answer]
+        return await self._each(Standby.sweep)
+
+    async def abandoned(self) -> list[Swept]:
+        """What there is to be swept on every standby; one that does not answer is named."""
+        return await self._each(Standby.abandoned)
 
     def close(self) -> None:
         """Closes the connections; those in use are closed after their use."""
@@ -259,6 +265,11 @@ class Standbys:
         """Lets connections be kept again."""
         for standby in self._standbys:
             standby.reopen()
+
+    async def _each(self, ask: Callable[[Standby], Awaitable[list[Swept]]]) -> list[Swept]:
+        deadline_s = asyncio.get_running_loop().time() + _PATIENCE_S
+        answers = await asyncio.gather(*(_answered(standby, ask, deadline_s) for standby in self._standbys))
+        return [each for answer in answers for each in answer]
 
     async def _contain(self, oids: Sequence[int], primary: Position, deadline_s: float) -> dict[str, dict[int, Trouble]]:
         answers = await asyncio.gather(*(_contained(standby, oids, primary, deadline_s) for standby in self._standbys))
@@ -273,10 +284,10 @@ async def _contained(standby: Standby, oids: Sequence[int], primary: Position, d
         return dict.fromkeys(oids, Trouble(_AWAY.format(why=error)))
 
 
-async def _swept(standby: Standby, deadline_s: float) -> list[Swept]:
+async def _answered(standby: Standby, ask: Callable[[Standby], Awaitable[list[Swept]]], deadline_s: float) -> list[Swept]:
     try:
         async with _until(deadline_s):
-            return await standby.sweep()
+            return await ask(standby)
     except DatabaseUnavailable as error:
         return [Swept(place=standby.name, error=DatabaseUnavailable(f"standby {standby.name} can't be reached: {error}"))]
 

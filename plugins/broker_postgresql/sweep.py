@@ -1,4 +1,4 @@
-"""Ending sessions of roles that are no more: a login that hid until after its user was gone, a session that a failover let live."""
+"""Finding and ending sessions of roles that are no more: logins that hid until their user was gone, sessions that a failover let live."""
 
 from __future__ import annotations
 
@@ -16,21 +16,31 @@ _POWERLESS = "the broker's login may not end sessions of users that are no more,
 async def sweep(session: Session, place: str = "") -> list[Swept]:
     """Ends such sessions on one server, named `place`; says, found or not, when our login may not. Raises what the driver raises."""
     able = session.greeting.superuser or session.greeting.signals
-    rows = await session.rows(QUERIES["abandoned"])
-    # Whoever is found again was no user made and logged in while the first query ran.
-    suspects = {row["oid"] for row in rows}
-    rows = [row for row in await session.rows(QUERIES["abandoned"]) if row["oid"] in suspects] if rows else []
-    left = await sessions.end(session, [row["oid"] for row in rows]) if rows else {}
+    counts = await _look(session)
+    left = await sessions.end(session, list(counts)) if counts else {}
     found = [
         Swept(
-            identity=str(row["oid"]),
-            sessions=left.get(row["oid"], row["sessions"]),
+            identity=str(oid),
+            sessions=left.get(oid, count),
             place=place,
-            error=_error(session, able=able) if row["oid"] in left else None,
+            error=_error(session, able=able) if oid in left else None,
         )
-        for row in rows
+        for oid, count in counts.items()
     ]
     return found if able or left else [*found, Swept(place=place, error=_error(session, able=False))]
+
+
+async def abandoned(session: Session, place: str = "") -> list[Swept]:
+    """Such sessions on one server, named `place`, left as they are. Raises what the driver raises."""
+    return [Swept(identity=str(oid), sessions=count, place=place) for oid, count in (await _look(session)).items()]
+
+
+async def _look(session: Session) -> dict[int, int]:
+    """How many sessions each role has that is no more."""
+    suspects = {row["oid"] for row in await session.rows(QUERIES["abandoned"])}
+    # Whoever is found again was no user made and logged in while the first query ran.
+    again = await session.rows(QUERIES["abandoned"]) if suspects else []
+    return {row["oid"]: row["sessions"] for row in again if row["oid"] in suspects}
 
 
 def _error(session: Session, *, able: bool) -> EngineError:

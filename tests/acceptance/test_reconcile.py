@@ -183,7 +183,7 @@ async def test_store_brought_back_from_a_copy_is_put_right(
 async def test_session_that_outlived_its_role_is_ended(
     quiet: BrokerProcess, postgresql: PostgresServer, login: dict[str, str]
 ) -> None:
-    """By a run that may change something, and said; a login that may not end it says what to grant, and the status that this is left."""
+    """A dry run counts it and leaves it; one that may change something ends it, or says what to grant, and its status that this is left."""
     database, stray = Database(postgresql), "stray"
     await prepare(quiet, postgresql, login)
 
@@ -196,7 +196,8 @@ async def test_session_that_outlived_its_role_is_ended(
     session: Any = await database.log_in({"username": stray, "password": stray})
     await database.run(f"DROP ROLE {stray}")
     try:
-        assert found(quiet)[1]["sessions_ended"] == 0
+        status, report = found(quiet)
+        assert (status, report["sessions_left"], report["sessions_ended"], report["found"]) == (DIFFER, 1, 0, {})
         assert await session.fetchval("SELECT 1") == 1
         if login:
             done = run(quiet, "--apply")

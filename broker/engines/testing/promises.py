@@ -198,10 +198,14 @@ class EnginePromises:
         hold(await can_log_in(subject, on) and await can_log_in(subject, foreign), "nobody is changed by that")
 
     async def test_sweep_ends_sessions_of_the_absent(self, subject: Subject) -> None:
-        """Sessions of a user that somebody removed by hand are ended, or it is said what is missing; everybody else's go on."""
+        """Sessions of a user that somebody removed by hand are found; then ended, or it is said what is missing; others' go on."""
         made, foreign = await create(subject), await stranger(subject)
         left, kept = await session(subject, made), await session(subject, foreign)
         await subject.remove_by_hand(made.user.name)
+        before = {each.identity: each for each in await subject.engine.abandoned()}
+        hold(made.user.identity in before and before[made.user.identity].sessions == 1, "who only looks finds the session")
+        hold(foreign.user.identity not in before, "and nobody else's")
+        hold(await left.is_open(), "and ends none")
         failed = await unswept(subject, made)
         if any(isinstance(error, UserRemains) and not error.remedy for error in failed):
             # It was told to end, and may: a busy server takes its time, and the next sweep sees that it did.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.api.reconcile import ConnectionReconciled, Difference, Reconciled, ReconcileOrder
 from broker.audit.entry import rfc3339
 from broker.leases.amend import Scope
-from broker.leases.reconcile import Report, Run, unswept
+from broker.leases.report import Report, Run, unswept
 from broker.server.router import Call, Reply, Table
 
 TABLE = Table()
@@ -52,7 +52,8 @@ def _connection(report: Report) -> ConnectionReconciled:
         amended={str(kind): count for kind, count in sorted(report.amended.items())},
         differences=[Difference(kind=named.kind, username=named.username, lease_id=named.lease_id) for named in report.named],
         left_out=report.left_out,
-        sessions_ended=sum(each.sessions for each in report.swept if each.error is None),
+        sessions_ended=report.sessions_ended,
+        sessions_left=report.sessions_left,
         concerns=[*report.concerns, *unswept(report)],
         error=report.error,
     )

@@ -23,7 +23,8 @@ from broker.errors import AuditUnavailable, BrokerError, DatabaseUnavailable, Ou
 from broker.leases.amend import Scope
 from broker.leases.issue import Issued
 from broker.leases.lifecycle import ends_ms
-from broker.leases.reconcile import Reconciler, Run
+from broker.leases.reconcile import Reconciler
+from broker.leases.report import Run
 from broker.leases.settings import LeaseSettings
 from broker.leases.sweep import Sweeper
 from broker.model import LeaseNumber, LeaseState

@@ -15,7 +15,8 @@ from broker.engines.protocol import Seen, Standing, Swept
 from broker.errors import DatabaseUnavailable, UserRemains
 from broker.leases import differences
 from broker.leases.amend import Scope
-from broker.leases.reconcile import SHOWN, SHOWN_IN_ALL, Reconciler, unswept
+from broker.leases.reconcile import Reconciler
+from broker.leases.report import SHOWN, SHOWN_IN_ALL, unswept
 from broker.leases.sweep import Sweeper
 from broker.model import Lease, LeaseNumber, LeaseState
 from broker.secret import Secret
@@ -275,15 +276,17 @@ async def test_copy_of_a_marker_does_not_stand_in_for_its_user(rig: Any) -> None
 
 
 async def test_run_ends_sessions_of_users_that_are_no_more(rig: Any) -> None:
-    """A session that outlived its user is left by a dry run, ended by another one, counted, and in the audit log."""
+    """A session that outlived its user is counted by a dry run and left, ended by another one, counted, and in the audit log."""
     rig.server().add("dropped", password="p")
     session = rig.server().log_in("dropped", Secret("p"))
     rig.server().remove("dropped")
     reconciler = reconciler_of(rig)
-    assert (await run_of(reconciler, Scope.NOTHING)).reports[0].swept == ()
+    [dry] = (await run_of(reconciler, Scope.NOTHING)).reports
+    assert (dry.sessions_left, dry.sessions_ended, unswept(dry)) == (1, 0, [])
     assert rig.server().is_open(session)
-    [swept] = (await run_of(reconciler, Scope.SAFE)).reports[0].swept
-    assert swept.sessions == 1
+    assert "sweep" not in {entry["request"]["operation"] for entry in rig.entries()}
+    [report] = (await run_of(reconciler, Scope.SAFE)).reports
+    assert (report.sessions_left, report.sessions_ended) == (0, 1)
     assert not rig.server().is_open(session)
     assert "sweep" in {entry["request"]["operation"] for entry in rig.entries()}
 
@@ -325,5 +328,23 @@ async def test_sessions_that_go_on_are_told(rig: Any, monkeypatch: pytest.Monkey
         return answers
 
     monkeypatch.setattr(MemoryEngine, "sweep", swept)
-    run = await run_of(reconciler_of(rig), Scope.SAFE)
-    assert unswept(run.reports[0]) == ["user 77: sessions go on: GRANT x TO y", "standby:1: does not answer"]
+    [report] = (await run_of(reconciler_of(rig), Scope.SAFE)).reports
+    assert unswept(report) == ["user 77: sessions go on: GRANT x TO y", "standby:1: does not answer"]
+    assert (report.sessions_left, report.sessions_ended) == (1, 0)
+
+
+async def test_dry_run_tells_where_it_could_not_look(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby that is away is named, and what goes on elsewhere is counted all the same."""
+
+    async def found(_: Any) -> list[Swept]:
+        away = DatabaseUnavailable("does not answer")
+        return [
+            Swept(identity="77", sessions=2),
+            Swept(place="standby:1", error=away),
+            Swept(place="s:2", identity="77", sessions=1),
+        ]
+
+    monkeypatch.setattr(MemoryEngine, "abandoned", found)
+    [report] = (await run_of(reconciler_of(rig), Scope.NOTHING)).reports
+    assert (report.sessions_left, report.error) == (3, "")
+    assert unswept(report) == ["standby:1: does not answer"]

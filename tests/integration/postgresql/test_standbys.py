@@ -220,7 +220,7 @@ async def test_standby_that_is_down_is_named_until_it_is_back(pair: Pair) -> Non
         for error in said["end_sessions"]:
             assert isinstance(error, UserRemains)
             assert str(error).startswith(f"standby {standby.host}:{standby.port} can't be reached")
-            assert error.remedy[-1].startswith(f"/* on {standby.host}:{standby.port} */ SELECT pg_terminate_backend")
+            assert error.remedy[-1].startswith(f"/* on {standby.host}:{standby.port} */ SELECT pg_catalog.pg_terminate_backend")
         assert said["disable"] == [None, None]
     standby.start()
     await until_gone(scene, [user, other])
@@ -449,7 +449,7 @@ async def test_primary_among_the_standbys_is_left_out(pair: Pair) -> None:
 
 
 async def test_sweep_reaches_the_standby(pair: Pair) -> None:
-    """Sessions there of a user that was dropped by hand are swept, and the answer names the standby; also one that is away."""
+    """Sessions there of a user that was dropped by hand are seen and swept, and the answer names the standby; also one that is away."""
     scene, place = pair.scene, f"{pair.standby.host}:{pair.standby.port}"
     if scene.place.limited:
         await scene.root.execute("GRANT pg_signal_backend TO limited")
@@ -459,14 +459,17 @@ async def test_sweep_reaches_the_standby(pair: Pair) -> None:
         await scene.remove_by_hand(user.name)
         await pair.arrived()
         engine = await scene.another_engine(standbys=place)
+        [seen] = await engine.abandoned()
+        assert (seen.identity, seen.sessions, seen.place, seen.error) == (user.identity, 1, place, None)
+        assert await wire.fetchval("SELECT 1") == 1
         [swept] = await engine.sweep()
         assert (swept.identity, swept.sessions, swept.place, swept.error) == (user.identity, 1, place, None)
         with pytest.raises(CLOSED):
             await wire.fetchval("SELECT 1")
         pair.standby.stop()
-        [away] = await engine.sweep()
-        assert (away.place, away.sessions) == (place, 0)
-        assert "can't be reached" in str(away.error)
+        for away in (*await engine.sweep(), *await engine.abandoned()):
+            assert (away.place, away.sessions) == (place, 0)
+            assert "can't be reached" in str(away.error)
     finally:
         await scene.root.execute("REVOKE pg_signal_backend FROM limited")
 

@@ -15,12 +15,16 @@ GRANT = "GRANT pg_signal_backend TO limited"
 
 
 async def test_session_under_another_role_of_a_dropped_user_is_swept(scene: Any) -> None:
-    """A session that reads through its group's rights after its user was dropped by hand is ended, and counted."""
+    """A session that reads through its group's rights after its user was dropped by hand is seen, with any login; ended, and counted."""
     user, password = await scene.create()
     wires = [await scene.session(user.name, password, database) for database in ("app", "other")]
     for wire in wires:
         await wire.execute("SET ROLE readers")
     await scene.remove_by_hand(user.name)
+    for wire in wires:
+        assert await wire.fetchval("SELECT name FROM goods") == "lamp"
+    [seen] = await scene.engine.abandoned()
+    assert (seen.identity, seen.sessions, seen.place, seen.error) == (user.identity, 2, "", None)
     for wire in wires:
         assert await wire.fetchval("SELECT name FROM goods") == "lamp"
     if scene.place.limited:
@@ -33,6 +37,7 @@ async def test_session_under_another_role_of_a_dropped_user_is_swept(scene: Any)
             with pytest.raises(CLOSED):
                 await wire.fetchval("SELECT name FROM goods")
         assert await engine.sweep() == []
+        assert await engine.abandoned() == []
     finally:
         await scene.root.execute("REVOKE pg_signal_backend FROM limited")
 
@@ -67,8 +72,9 @@ async def test_sweep_leaves_everybody_who_exists(scene: Any) -> None:
         assert await wire.fetchval("SELECT 1") == 1
 
 
-async def test_user_made_while_sweeping_is_no_stranger(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user that was made, and logged in, while the sweep's first look was under way is left alone: only what is seen twice is ended."""
+@pytest.mark.parametrize("verb", ["sweep", "abandoned"])
+async def test_user_made_while_sweeping_is_no_stranger(scene: Any, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """A user that was made, and logged in, while the first look was under way is left alone: only what is seen twice counts."""
     from broker_postgresql.session import Session  # noqa: PLC0415 - to be bent here alone
 
     user, password = await scene.create()
@@ -83,6 +89,6 @@ async def test_user_made_while_sweeping_is_no_stranger(scene: Any, monkeypatch: 
         return [{"oid": int(user.identity), "sessions": 1}] if len(looks) == 1 else found
 
     monkeypatch.setattr(Session, "rows", blind_at_first)
-    await scene.engine.sweep()
+    assert [each for each in await getattr(scene.engine, verb)() if each.identity] == []
     assert len(looks) == 2
     assert await wire.fetchval("SELECT 1") == 1

@@ -49,6 +49,7 @@ class MemoryDatabase:
 
     users: set[str] = field(default_factory=set)
     concerns: list[str] = field(default_factory=list)
+    abandoned: list[Swept] = field(default_factory=list)
     down: bool = False
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
@@ -140,7 +141,11 @@ class MemoryEngine:
         self._reach()
 
     async def sweep(self) -> Sequence[Swept]:
-        return ()
+        swept, self._database.abandoned = self._database.abandoned, []
+        return swept
+
+    async def abandoned(self) -> Sequence[Swept]:
+        return self._database.abandoned
 
     async def inspect(self) -> Sequence[str]:
         self._reach()

@@ -10,6 +10,7 @@ import pytest
 
 from broker.cli import reconcile as command
 from broker.cli.remote import Remote
+from broker.engines.protocol import Swept
 from broker.errors import Unavailable
 from broker.secret import Secret
 
@@ -83,6 +84,22 @@ async def test_what_is_wrong_in_the_database_is_shown(broker: Any, database: Any
     shown = capsys.readouterr().out
     assert "pg: table goods is 70 % full" in shown
     assert "agree" not in shown
+
+
+async def test_sessions_of_dropped_users_are_shown_before_they_are_ended(broker: Any, database: Any, capsys: Any) -> None:
+    """A dry run counts them, in the answer and from the command, whose status says that something is left; then they are ended."""
+    remote = Remote(broker.address, Secret(broker.token))
+    database.abandoned = [Swept(identity="77", sessions=2)]
+    found = await command._carried_out(remote, ORDER)
+    assert [found["connections"][0][each] for each in ("sessions_left", "sessions_ended")] == [2, 0]
+    assert command._status(found) == command.DIFFER
+    command._show(found, command.Console(width=200))
+    shown = capsys.readouterr().out
+    assert "pg: sessions of users that no longer exist, going on: 2\n" in shown
+    assert "agree" not in shown
+    found = await command._carried_out(remote, {**ORDER, "dry_run": False})
+    assert [found["connections"][0][each] for each in ("sessions_left", "sessions_ended")] == [0, 2]
+    assert command._status(found) == command.AGREE
 
 
 async def test_what_is_left_out_is_counted(broker: Any, database: Any, capsys: Any) -> None:

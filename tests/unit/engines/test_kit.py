@@ -281,6 +281,31 @@ class SweepsWithoutRemedy(MemoryEngine):
         return [replace(each, error=EngineError("denied")) for each in await super().sweep()]
 
 
+class LooksAndEnds(MemoryEngine):
+    """Ends what it was only to look for."""
+
+    async def abandoned(self) -> Sequence[Swept]:
+        """Nobody is left afterwards."""
+        found = await super().abandoned()
+        for sessions in self._server.abandoned.values():
+            sessions.clear()
+        return found
+
+
+class OverlooksAbandoned(MemoryEngine):
+    """Sweeps well, and finds nothing when it only looks."""
+
+    async def abandoned(self) -> Sequence[Swept]:
+        """Nothing to see."""
+        return []
+
+    async def sweep(self) -> Sequence[Swept]:
+        """As it should."""
+        found = await super().abandoned()
+        self._server.abandoned.clear()
+        return found
+
+
 class FindsByName(MemoryEngine):
     """Looks users up by their names alone."""
 
@@ -375,6 +400,8 @@ Promise = Callable[[Subject], Awaitable[None]]
         (SweepsNothing, ENGINE.test_sweep_ends_sessions_of_the_absent),
         (SweepsEverything, ENGINE.test_sweep_ends_sessions_of_the_absent),
         (SweepsWithoutRemedy, ENGINE.test_sweep_ends_sessions_of_the_absent),
+        (LooksAndEnds, ENGINE.test_sweep_ends_sessions_of_the_absent),
+        (OverlooksAbandoned, ENGINE.test_sweep_ends_sessions_of_the_absent),
         (FindsByName, ENGINE.test_looking_up_finds_ours_alone),
         (FindsWithoutEnd, EXPIRY.test_looking_up_tells_the_end),
         (ListsStrangers, ENGINE.test_listing_shows_ours_alone),
