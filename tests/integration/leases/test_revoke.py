@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -479,4 +480,57 @@ async def test_a_slow_batch_does_not_put_off_the_next(rig: Any, token: Any, monk
     async with asyncio.timeout(20):
         await rig.boot.revoker.revoke(first.lease_id)
         await rig.boot.revoker.revoke(second.lease_id)
+    assert rig.server().accounts == {}
+
+
+class Rests:
+    """Stands in for the `asyncio` of the expiry: its rests last until the test ends them, and each batch took a tenth of a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.spans_s: list[float] = []
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
+        tenths = itertools.count()
+        monkeypatch.setattr(expire, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": self.rest})))
+        monkeypatch.setattr(expire, "stopwatch_s", lambda: next(tenths) / 10)
+
+    async def rest(self, span_s: float) -> None:
+        self.spans_s.append(span_s)
+        self.begun.set()
+        await self.over.wait()
+
+
+@pytest.mark.parametrize("settings", [LeaseSettings(revocation_batch=2)])
+async def test_issuing_has_priority_over_a_backlog(rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody waits for a lease a drain rests after its batch, several times as long as that took; then it goes on without a rest."""
+    for _ in range(7):
+        await rig.issue(token)
+    made, rests = rig.hold("before main.create"), Rests(monkeypatch)
+    asking = asyncio.ensure_future(rig.issue(token))
+    await made.entered.wait()
+    await rig.boot.revoker.start_prefix("")
+    async with asyncio.timeout(60):
+        await rests.begun.wait()
+    assert rests.spans_s[0] >= 0.5
+    assert len(await rig.leases(LeaseState.GONE)) == 2
+    assert [lease.epoch for lease in await rig.leases(LeaseState.REVOKING)] == [0] * 5
+    made.opened.set()
+    issued = await asking
+    rests.over.set()
+    await rig.expire()
+    assert len(rests.spans_s) == 1
+    assert set(rig.server().accounts) == {issued.username}
+
+
+@pytest.mark.parametrize("settings", [LeaseSettings(revocation_batch=2)])
+async def test_a_backlog_is_worked_off_without_a_rest_when_nobody_asks(
+    rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch follows batch."""
+    for _ in range(7):
+        await rig.issue(token)
+    rests = Rests(monkeypatch)
+    await rig.boot.revoker.start_prefix("")
+    async with asyncio.timeout(60):
+        await rig.expire()
+    assert rests.spans_s == []
     assert rig.server().accounts == {}
