@@ -46,6 +46,11 @@ class Metrics:
             registry=self.registry,
         )
         self.stuck_leases = Gauge("broker_leases_stuck", "Leases whose quick attempts are used up.", registry=self.registry)
+        self.oldest_stuck = Gauge(
+            "broker_leases_stuck_oldest_seconds",
+            "Since when the revocation fails of the one among them that fails the longest; of the 1,000 that were issued first.",
+            registry=self.registry,
+        )
         self.swept_sessions = Counter(
             "broker_swept_sessions",
             "Sessions of users that no longer exist, ended by the sweep.",

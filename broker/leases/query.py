@@ -67,7 +67,7 @@ class Query:
 
     async def stuck_count(self) -> int:
         """How many are stuck."""
-        return (await self._parts.store.tally())[LeaseState.STUCK]
+        return (await self._parts.store.tally(states=(LeaseState.STUCK,)))[LeaseState.STUCK]
 
     async def _ids_of(self, path: str) -> list[str]:
         numbers = await self._parts.store.list_leases(path, after=LeaseNumber(0), limit=_KEYS_MOST)

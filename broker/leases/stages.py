@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
 from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, Asked, AuditRequest, AuditResponse
@@ -29,6 +30,8 @@ _HOLD_AGAIN_MS = HOLD_MS // 3
 _CONTINUE_S = 1
 _ROWS_BETWEEN_YIELDS = 50
 _JITTER_STEPS = 1_000
+
+log = structlog.get_logger(__name__)
 
 Verb = Callable[[Sequence[User]], Awaitable[Sequence[Outcome]]]
 
@@ -158,7 +161,24 @@ async def _put_back(parts: Parts, batch: Batch) -> None:
     moves = [
         _delayed(batch, batch.leases[number], error, now) for number, error in batch.failures.items() if number in batch.leases
     ]
-    await parts.store.move(moves)
+    moved = await parts.store.move(moves)
+    _warn_of_stuck(batch, [move for move in moves if move.number in moved and move.to is LeaseState.STUCK])
+
+
+def _warn_of_stuck(batch: Batch, moves: Sequence[Move]) -> None:
+    """One line for those that were not stuck before; `sys/leases` lists each with its reason."""
+    fresh = [facts for move in moves if batch.leases[move.number].state is not LeaseState.STUCK and (facts := move.facts)]
+    if fresh:
+        first = fresh[0]
+        log.warning(
+            "leases are stuck",
+            connection=first.connection_name,
+            leases=len(fresh),
+            path=first.path,
+            username=first.username,
+            reason=first.failure,
+            remedy="; ".join(first.remedy),
+        )
 
 
 def _delayed(batch: Batch, lease: Lease, error: EngineError, now_ms: int) -> Move:

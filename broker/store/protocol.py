@@ -318,8 +318,10 @@ class Store(Protocol):
         """
         ...
 
-    async def tally(self, connection: ConnectionNumber | None = None) -> Tally:
-        """Counts by state."""
+    async def tally(
+        self, connection: ConnectionNumber | None = None, *, states: Collection[LeaseState] = tuple(LeaseState)
+    ) -> Tally:
+        """Counts by state, of one connection or of all; of states that are not asked for no lease is looked at."""
         ...
 
     async def highest_number(self) -> int:

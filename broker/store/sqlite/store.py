@@ -246,9 +246,11 @@ class SqliteStore:
         """See `Store.leases_at`."""
         return await self._reader.scan(lists.leases_at, self._cipher, connection, state, beyond=beyond, limit=limit)
 
-    async def tally(self, connection: ConnectionNumber | None = None) -> Tally:
+    async def tally(
+        self, connection: ConnectionNumber | None = None, *, states: Collection[LeaseState] = tuple(LeaseState)
+    ) -> Tally:
         """See `Store.tally`."""
-        return await self._reader.scan(lists.tally, connection)
+        return await self._reader.scan(lists.tally, Which(states, connection))
 
     async def highest_number(self) -> int:
         """See `Store.highest_number`."""

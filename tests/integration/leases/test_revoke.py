@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.errors import AuditUnavailable, DatabaseUnavailable, EngineError, InvalidRequest, StoreUnavailable
 from broker.leases import expire, lifecycle, revoke
@@ -120,6 +121,42 @@ async def test_an_owner_is_contained_and_stuck_until_it_can_finish(rig: Any, tok
     await rig.boot.revoker.revoke(issued.lease_id)
     assert rig.server().accounts == {}
     assert await rig.boot.query.stuck_count() == 0
+
+
+async def test_stuck_leases_are_told_of_once_and_measured(rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning for those of a batch that became stuck, with reason and remedy; the gauges say how many, and since when the oldest."""
+    await rig.role("owner", creation_statements=["make", OWN])
+    first, second = [await rig.issue(token, role="owner") for _ in range(2)]
+    monkeypatch.setattr(lifecycle, "QUICK_ATTEMPTS", 2)
+
+    def stuck() -> tuple[float, float]:
+        registry = rig.boot.parts.metrics.registry
+        count, oldest_s = (registry.get_sample_value(f"broker_leases_stuck{end}") for end in ("", "_oldest_seconds"))
+        return count, oldest_s
+
+    with capture_logs() as lines:
+        await rig.boot.revoker.start_prefix("")
+        for _ in range(4):
+            await rig.expire()
+            rig.clock.advance(1_200_000)
+    [told] = [line for line in lines if line["event"] == "leases are stuck"]
+    assert (told["log_level"], told["connection"], told["leases"]) == ("warning", "main", 2)
+    assert (told["path"], told["username"] in (first.username, second.username)) == ("database/creds/owner", True)
+    assert (told["reason"], told["remedy"]) == ("the user owns something", f"take what {told['username']} owns")
+    third = await rig.issue(token, role="owner")
+    await rig.boot.revoker.start(third.lease_id)
+    for _ in range(2):
+        await rig.expire()
+        rig.clock.advance(1_200_000)
+    rig.boot.tidier.start()
+    assert not await rig.boot.tidier.tick()
+    assert stuck() == (3, 7_200)
+    for issued in (first, second, third):
+        rig.server().accounts[issued.username].owns = False
+    await rig.settle_down()
+    rig.boot.tidier.start()
+    await rig.boot.tidier.tick()
+    assert stuck() == (0, 0)
 
 
 async def test_a_failed_revocation_starts_again_at_the_login(rig: Any, token: Any) -> None:
@@ -501,7 +538,7 @@ class Rests:
 
 @pytest.mark.parametrize("settings", [LeaseSettings(revocation_batch=2)])
 async def test_issuing_has_priority_over_a_backlog(rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While somebody waits for a lease a drain rests after its batch, several times as long as that took; then it goes on without a rest."""
+    """While somebody waits for a lease a drain rests after its batch, several times as long; then it goes on without one."""
     for _ in range(7):
         await rig.issue(token)
     made, rests = rig.hold("before main.create"), Rests(monkeypatch)

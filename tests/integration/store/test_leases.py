@@ -455,6 +455,8 @@ async def test_tally_counts_by_state_and_connection(book: Any) -> None:
     everything, second = await book.store.tally(), await book.store.tally(2)
     assert (everything[LeaseState.ACTIVE], everything[LeaseState.PREPARED], everything[LeaseState.STUCK]) == (2, 1, 0)
     assert (second[LeaseState.ACTIVE], second[LeaseState.PREPARED]) == (1, 1)
+    asked = await book.store.tally(2, states=[LeaseState.ACTIVE, LeaseState.STUCK])
+    assert asked.by_state == {LeaseState.ACTIVE: 1}
 
 
 # ends ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from broker.model import LeaseState
 from broker.store.protocol import Limits, Move, TokenEnd
 from broker.store.sqlite.due import Which, backlog, due_count, next_due_ms
+from broker.store.sqlite.lists import tally
 from broker.store.sqlite.queries import SQL
 from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
@@ -74,6 +75,7 @@ def test_hot_path_sorts_nothing(name: str, empty: sqlite3.Connection) -> None:
     [
         ("due", "lease_by_due"),
         ("first_due", "lease_by_due"),
+        ("count", "lease_by_due"),
         ("hasten", "lease_by_due"),
         ("prepared", "lease_in_pool"),
         ("pool_size", "lease_in_pool"),
@@ -153,6 +155,23 @@ async def test_backlog_is_told_with_the_same_work_however_great(book: Any, steps
         work.append(steps(lambda db, now=now: backlog(db, now, at_most=10)))
         assert (await book.store.backlog(at_most=10)).count == 10
     assert work[1] <= work[0] * 1.1
+
+
+async def test_stuck_leases_are_counted_with_the_same_work_however_many_live(book: Any, steps: Any) -> None:
+    """What is asked each minute reads nothing of what is not stuck."""
+    token = await book.token()
+    await book.moved(await book.active(token), LeaseState.ACTIVE, LeaseState.STUCK)
+
+    def look(db: sqlite3.Connection) -> None:
+        assert tally(db, Which([LeaseState.STUCK]))[LeaseState.STUCK] == 1
+
+    few = steps(look)
+    living = [book.reservation(token) for _ in range(3000)]
+    await book.store.reserve(living)
+    await book.store.move(
+        [Move(number=one.number, expect=[LeaseState.RESERVED], to=LeaseState.ACTIVE, due_in_ms=0) for one in living]
+    )
+    assert steps(look) <= few * 1.1
 
 
 def claim_due_read_only(db: sqlite3.Connection, which: Which) -> list[int]:
