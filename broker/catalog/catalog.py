@@ -40,7 +40,8 @@ class Catalog:
 
     def __init__(self, store: Store, registry: Registry, engines: OpenEngines) -> None:
         self._store = store
-        self._registry = registry
+        self.registry = registry
+        """Which engines are installed."""
         self._engines = engines
         self._cache = _Cache(0, {}, {}, {})
         self._retired_ms: dict[ConnectionNumber, int] = {}
@@ -77,7 +78,7 @@ class Catalog:
         found = self._cache.connections.get(name)
         if found is None:
             return None
-        plugin = self._registry.plugin(found.plugin_name)
+        plugin = self.registry.plugin(found.plugin_name)
         return {
             "plugin_name": found.plugin_name,
             "plugin_version": found.plugin_version,
@@ -224,7 +225,7 @@ class Catalog:
         async with self._turn(name):
             old = self._cache.connections.get(name)
             wanted = connections.merged(old, name, fields)
-            warnings = list(self._registry.plugin(wanted.plugin_name).check_config(wanted.details))
+            warnings = list(self.registry.plugin(wanted.plugin_name).check_config(wanted.details))
             if wanted.password_policy:
                 warnings.append("password_policy is kept but not used yet: passwords follow the built-in rule")
             engine = self._engines.build(wanted)

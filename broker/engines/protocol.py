@@ -47,6 +47,17 @@ class Traits(Struct, frozen=True, kw_only=True):
     """The most users that one call of a batch verb may carry."""
 
 
+class Fields(Struct, frozen=True, kw_only=True):
+    """What an engine takes beside the broker's own fields: by name, as a JSON Schema (draft 2020-12) that stands alone.
+
+    For people and programs that write them; what is wrong with a value the engine itself says.
+    """
+
+    connection: Mapping[str, Json] = field(default_factory=dict)
+    role: Mapping[str, Json] = field(default_factory=dict)
+    """The names of `Terms.options`."""
+
+
 class User(Struct, frozen=True, kw_only=True):
     """One database user of one lease: all that the engine may rely on when it changes or removes it."""
 
@@ -333,6 +344,11 @@ class EnginePlugin(Protocol):
     @property
     def traits(self) -> Traits:
         """See `Engine.traits`."""
+        ...
+
+    @property
+    def fields(self) -> Fields:
+        """What its connections and roles may say, for the OpenAPI document."""
         ...
 
     @property

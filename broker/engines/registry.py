@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import cast
 
-from broker.engines.protocol import PROTOCOL_VERSION, EnginePlugin, Traits
+from broker.engines.protocol import PROTOCOL_VERSION, EnginePlugin, Fields, Traits
 from broker.errors import EngineMissing, InvalidRequest
 
 GROUP = "broker.engines"
@@ -79,6 +79,10 @@ class Registry:
         """The state of every plugin by name; imports those that were not asked for yet."""
         return [self._state(name) for name in sorted(self._claims)]
 
+    def fields(self) -> dict[str, Fields]:
+        """What each plugin that can be used takes, by its name."""
+        return {state.plugin_name: state.plugin.fields for state in self.list_plugins() if state.plugin is not None}
+
     def _state(self, plugin_name: str) -> PluginState:
         state = self._states.get(plugin_name)
         if state is None:
@@ -116,6 +120,8 @@ def _fault(candidate: object) -> str:
         return f"it speaks protocol version {version} and this broker {PROTOCOL_VERSION}; install a matching release"
     if not isinstance(getattr(candidate, "traits", None), Traits):
         return "its traits are no Traits"
+    if not isinstance(getattr(candidate, "fields", None), Fields):
+        return "its fields are no Fields"
     if not isinstance(getattr(candidate, "secret_fields", None), frozenset | set):
         return "its secret_fields are no set"
     missing = [name for name in ("__call__", "check_config", "shown") if not callable(getattr(candidate, name, None))]

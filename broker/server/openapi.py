@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, made from the tables of routes and the models that they name.
 
 Nothing in it is written twice: paths, access and statuses are the router's, summaries the handlers' docstrings, schemas the models
-of `broker.api`.
+of `broker.api`, and what engines take beside those is what their plugins say.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from broker import __version__
 from broker.api import fields
 from broker.api.auth import Auth
+from broker.api.database import ConnectionWrite, RoleWrite
 from broker.api.envelope import Envelope, Errors
 from broker.api.system import Metrics, Specification
+from broker.engines.protocol import Fields
 from broker.server.mounts import mount_of
 from broker.server.router import ANY_STATUS, Access, Route
 
@@ -78,9 +80,11 @@ class _Plain(GenerateJsonSchema):
         return False
 
 
-def document(routes: Sequence[Route]) -> Document:
-    """The document of these routes. Takes some tens of milliseconds."""
+def document(routes: Sequence[Route], engines: Mapping[str, Fields]) -> Document:
+    """The document of these routes and engines, these by the names of their plugins. Takes some tens of milliseconds."""
     schemas = _schemas(routes)
+    _add(schemas, ConnectionWrite, {plugin: taken.connection for plugin, taken in engines.items()})
+    _add(schemas, RoleWrite, {plugin: taken.role for plugin, taken in engines.items()})
     paths: dict[str, Document] = {}
     for route in routes:
         methods = paths.setdefault("/" + _PLACE.sub(r"{\1}", route.pattern), {})
@@ -114,6 +118,20 @@ def _schemas(routes: Iterable[Route]) -> dict[str, Document]:
     _, definitions = models_json_schema(models, ref_template=_REFERENCE, schema_generator=_Plain)  # type: ignore[arg-type]  # a list of literals
     schemas: dict[str, Document] = definitions["$defs"]
     return schemas
+
+
+def _add(schemas: Mapping[str, Document], model: type[BaseModel], engines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds what engines take to the fields of a model; the broker's own come first, as they do where it is read."""
+    if model.__name__ not in schemas:
+        return
+    properties = schemas[model.__name__]["properties"]
+    for name in sorted({name for taken in engines.values() for name in taken} - properties.keys()):
+        kinds = [_of(plugin, taken[name]) for plugin, taken in engines.items() if name in taken]
+        properties[name] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def _of(plugin: str, field: Mapping[str, Any]) -> Document:
+    return {**field, "description": f"{plugin}: {field.get('description', '')}".rstrip(": ")}
 
 
 def _operation(route: Route, schemas: Mapping[str, Document]) -> Document:

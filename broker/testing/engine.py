@@ -15,6 +15,7 @@ from broker.engines.passwords import new_password
 from broker.engines.protocol import (
     PROTOCOL_VERSION,
     Extension,
+    Fields,
     Health,
     Lack,
     NewUser,
@@ -112,6 +113,7 @@ class MemoryPlugin:
     """Meets `EnginePlugin`: makes engines for one server, whatever the connection's fields are."""
 
     protocol_version: ClassVar[int] = PROTOCOL_VERSION
+    fields: ClassVar[Fields] = Fields(connection={name: {"type": "string"} for name in sorted(_KNOWN_FIELDS)})
     secret_fields: ClassVar[frozenset[str]] = frozenset({"password"})
     traits: ClassVar[Traits] = Traits(
         kind="memory",

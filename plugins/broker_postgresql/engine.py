@@ -13,6 +13,7 @@ from broker.engines.passwords import new_password
 from broker.engines.protocol import (
     PROTOCOL_VERSION,
     Extension,
+    Fields,
     Health,
     Lack,
     NewUser,
@@ -79,6 +80,9 @@ class Engine:
         inspects=True,
         marker="comment",
         users_per_batch=USERS_PER_BATCH,
+    )
+    fields: ClassVar[Fields] = Fields(
+        connection=settings.described(settings.ConnectionSettings), role=settings.described(terms.RoleOptions)
     )
     secret_fields: ClassVar[frozenset[str]] = settings.SECRET_FIELDS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from broker.duration import parse_seconds
 from broker.engines.usernames import UserNameTemplate
@@ -26,6 +26,10 @@ PASSWORD_IN_URL = (
 """Vault's own words."""
 
 
+LIST: Json = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string", "examples": ["a,b"]}]}
+"""JSON Schema of a list that may be written with commas, too."""
+
+
 def _secret(value: object) -> Secret:
     if isinstance(value, Secret):
         return value
@@ -43,11 +47,19 @@ def _text(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
-Hidden = Annotated[Secret, BeforeValidator(_secret)]
-Servers = Annotated[
-    tuple[tuple[str, int], ...], BeforeValidator(lambda value: read_hosts("" if value is None else value, "standbys"))
+Hidden = Annotated[
+    Secret, BeforeValidator(_secret), WithJsonSchema({"type": "string", "format": "password", "writeOnly": True})
 ]
-Seconds = Annotated[int, BeforeValidator(lambda value: parse_seconds(value, field="max_connection_lifetime"))]
+Servers = Annotated[
+    tuple[tuple[str, int], ...],
+    BeforeValidator(lambda value: read_hosts("" if value is None else value, "standbys")),
+    WithJsonSchema(LIST),
+]
+Seconds = Annotated[
+    int,
+    BeforeValidator(lambda value: parse_seconds(value, field="max_connection_lifetime")),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "examples": ["1h30m", "3600"]}]}),
+]
 
 
 class ConnectionSettings(BaseModel):
@@ -150,6 +162,12 @@ def shown(config: Mapping[str, Json]) -> dict[str, Json]:
     if isinstance(url, str):
         kept["connection_url"] = masked(url)
     return kept
+
+
+def described(model: type[BaseModel]) -> dict[str, Json]:
+    """A model's fields as `Fields` wants them. Titles would only say their names again."""
+    properties: dict[str, dict[str, Json]] = model.model_json_schema()["properties"]
+    return {name: {key: value for key, value in field.items() if key != "title"} for name, field in properties.items()}
 
 
 def first_mistake(mistakes: ValidationError) -> str:

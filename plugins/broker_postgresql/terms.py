@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Annotated, Literal
 
 from msgspec import json
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from broker.errors import InstructionsFailed, InvalidRequest
 from broker.model import Terms
-from broker_postgresql.settings import NAME_BYTES, first_mistake
+from broker_postgresql.settings import LIST, NAME_BYTES, first_mistake
 
 _GUC = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
 _GRANT_ON = re.compile(r"\bgrant\b[^;]*?\bon\s+(?:all\s+)?(\w+)", re.IGNORECASE)
@@ -49,7 +49,7 @@ class RoleOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    grant_roles: Annotated[list[RoleName], BeforeValidator(_list)] = Field(
+    grant_roles: Annotated[list[RoleName], BeforeValidator(_list), WithJsonSchema(LIST)] = Field(
         default_factory=list,
         description="Group roles that users join. Without creation statements users are made with a password and these memberships.",
     )

@@ -20,6 +20,7 @@ from broker.config import parse as parse_config
 from broker.engines.protocol import (
     PROTOCOL_VERSION,
     Extension,
+    Fields,
     Health,
     Lack,
     NewUser,
@@ -165,6 +166,7 @@ class MemoryPlugin:
 
     protocol_version: ClassVar[int] = PROTOCOL_VERSION
     traits: ClassVar[Traits] = MemoryEngine.traits
+    fields: ClassVar[Fields] = Fields(connection={"connection_url": {"type": "string"}}, role={"colour": {"type": "string"}})
     secret_fields: ClassVar[frozenset[str]] = frozenset({"password"})
 
     def __init__(self, database: MemoryDatabase) -> None:

@@ -76,6 +76,13 @@ async def test_the_document_without_a_token(broker: Any) -> None:
     assert (await broker("GET", PATH, token="s.nobody")).status == 403
 
 
+async def test_the_document_has_the_fields_of_the_engines(broker: Any) -> None:
+    """What an installed plugin takes stands in it."""
+    schemas = (await fetch(broker))["components"]["schemas"]
+    assert "connection_url" in schemas["ConnectionWrite"]["properties"]
+    assert "colour" in schemas["RoleWrite"]["properties"]
+
+
 async def test_the_document_with_any_token(broker: Any) -> None:
     """It is whole, whatever the token's policies are, as the list of mounts is."""
     token = await broker.new_token(policies=["none"], no_default_policy=True)

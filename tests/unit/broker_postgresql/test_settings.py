@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from broker.engines.protocol import Origin
 from broker.errors import InvalidRequest
 from broker_postgresql import Engine
 from broker_postgresql.connector import application_name
-from broker_postgresql.settings import PASSWORD_IN_URL, read_settings, shown, warnings_about
+from broker_postgresql.settings import PASSWORD_IN_URL, ConnectionSettings, read_settings, shown, warnings_about
+from broker_postgresql.terms import RoleOptions
 
 URL = "postgresql://{{username}}:{{password}}@h/d"
 
@@ -18,6 +20,53 @@ URL = "postgresql://{{username}}:{{password}}@h/d"
 def config(**fields: Any) -> dict[str, Any]:
     """A connection's fields."""
     return {"connection_url": URL, "username": "me", "password": "hush", **fields}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("standbys", value) for value in ("a", "a:1,b", ["a:1", "b"], [])),
+        *(("max_connection_lifetime", value) for value in (0, 60, "1h30m")),
+        *(("password_authentication", value) for value in ("", "password", "scram-sha-256")),
+        *(("max_idle_connections", value) for value in (-1, 0, 1000)),
+        ("disable_escaping", True),
+        ("password", "hush"),
+    ],
+)
+def test_schemas_take_what_the_engine_takes(field: str, value: Any) -> None:
+    """Each way in which a field may be written is one that its JSON Schema allows."""
+    read_settings(config(**{field: value}))
+    assert Draft202012Validator(Engine.fields.connection[field]).is_valid(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("standbys", 1),
+        ("max_connection_lifetime", -1),
+        ("password_authentication", "md5"),
+        ("max_open_connections", 1001),
+        ("scram_iterations", 0),
+        ("password", 1),
+        ("username", "a" * 64),
+    ],
+)
+def test_schemas_refuse_what_the_engine_refuses(field: str, value: Any) -> None:
+    """What a JSON Schema can say of a field's limits, those of the fields do say."""
+    assert not Draft202012Validator(Engine.fields.connection[field]).is_valid(value)
+    with pytest.raises(InvalidRequest):
+        read_settings(config(**{field: value}))
+
+
+def test_schemas_name_every_field_and_its_secrets() -> None:
+    """As many as the engine reads; what is never shown again is for writing alone."""
+    for model, fields in ((ConnectionSettings, Engine.fields.connection), (RoleOptions, Engine.fields.role)):
+        assert set(fields) == model.model_fields.keys()
+        for name, field in fields.items():
+            Draft202012Validator.check_schema(field)
+            assert field["description"].endswith(".")
+            assert "$ref" not in str(field)
+            assert field.get("writeOnly", False) == (name in Engine.secret_fields)
 
 
 def test_defaults_are_vaults_and_ours() -> None:

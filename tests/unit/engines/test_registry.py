@@ -15,11 +15,12 @@ from broker.errors import EngineMissing, InvalidRequest
 from broker.testing.engine import MemoryPlugin, MemoryServer
 
 SOUND = """
-from broker.engines.protocol import PROTOCOL_VERSION, Traits
+from broker.engines.protocol import PROTOCOL_VERSION, Fields, Traits
 
 class Engine:
     protocol_version = PROTOCOL_VERSION
     traits = Traits(kind="toy")
+    fields = Fields(connection={"colour": {"type": "string"}})
     secret_fields = frozenset({"password"})
 
     def __init__(self, name, config, origin): ...
@@ -58,8 +59,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def test_stranger_is_found_and_loaded(install: Install) -> None:
     """A plugin of another distribution is found by its entry-point name and the suffix that Vault gives."""
     install("db-credential-broker-toy", "toy")
-    plugin = Registry.installed().plugin("toy-database-plugin")
-    assert plugin.traits == Traits(kind="toy")
+    registry = Registry.installed()
+    assert registry.plugin("toy-database-plugin").traits == Traits(kind="toy")
+    assert registry.fields()["toy-database-plugin"].connection == {"colour": {"type": "string"}}
 
 
 def test_only_the_plugin_asked_for_is_imported(install: Install, tmp_path: Path) -> None:
@@ -102,6 +104,7 @@ def test_name_claimed_twice_is_refused(install: Install) -> None:
         ("Engine = 1", "it has no protocol_version"),
         (SOUND.replace("= PROTOCOL_VERSION", "= 99"), f"it speaks protocol version 99 and this broker {PROTOCOL_VERSION}"),
         (SOUND.replace('Traits(kind="toy")', '"toy"'), "its traits are no Traits"),
+        (SOUND.replace("= Fields(", "= dict("), "its fields are no Fields"),
         (SOUND.replace('frozenset({"password"})', "None"), "its secret_fields are no set"),
         (SOUND.replace("def shown", "def show"), "it lacks shown"),
     ],
@@ -119,6 +122,7 @@ def test_unsound_plugin_is_a_state_with_its_reason(install: Install, source: str
     states = {state.plugin_name: state for state in registry.list_plugins()}
     assert reason in states["toy-database-plugin"].reason
     assert states["toy-database-plugin"].plugin is None
+    assert "toy-database-plugin" not in registry.fields()
     assert (states["sound-database-plugin"].reason, states["sound-database-plugin"].distributions) == ("", ("toy-b",))
 
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import BaseModel
 
+from broker.api.database import ConnectionWrite, RoleWrite
+from broker.engines.protocol import Fields
+from broker.engines.registry import Registry
 from broker.server.app import make_router
 from broker.server.openapi import document
 from broker.server.router import ANY_STATUS, Access, Route
+from broker_postgresql.settings import ConnectionSettings
+from broker_postgresql.terms import RoleOptions
 
 ROUTES = make_router().routes
 METHODS = {"read": "get", "list": "get", "update": "post", "delete": "delete"}
@@ -20,7 +26,7 @@ METHODS = {"read": "get", "list": "get", "update": "post", "delete": "delete"}
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
-    return document(ROUTES)
+    return document(ROUTES, Registry.installed().fields())
 
 
 def operations(of: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -37,7 +43,7 @@ def decoded_by(route: Route) -> set[str]:
 
 def test_it_is_valid(whole: dict[str, Any]) -> None:
     """By the schema of OpenAPI 3.1 and its rules beyond the schema; so is the part that a caller without a token sees."""
-    for found in (whole, document([route for route in ROUTES if route.access is Access.OPEN])):
+    for found in (whole, document([route for route in ROUTES if route.access is Access.OPEN], Registry.installed().fields())):
         assert [error.message for error in OpenAPIV31SpecValidator(found).iter_errors()] == []
 
 
@@ -75,3 +81,31 @@ def test_every_schema_is_used(whole: dict[str, Any]) -> None:
     queried = {route.takes.__name__ for route in ROUTES if route.takes and route.operation != "update"}
     for name in set(whole["components"]["schemas"]) - queried:
         assert f"#/components/schemas/{name}'" in text, name
+
+
+@pytest.mark.parametrize(("written", "read"), [(ConnectionWrite, ConnectionSettings), (RoleWrite, RoleOptions)])
+def test_fields_of_the_installed_engine_are_in_it(
+    whole: dict[str, Any], written: type[BaseModel], read: type[BaseModel]
+) -> None:
+    """What the PostgreSQL engine reads of a connection and of a role stands beside the broker's own fields, described, and no more."""
+    shown = whole["components"]["schemas"][written.__name__]["properties"]
+    assert set(shown) == written.model_fields.keys() | read.model_fields.keys()
+    for name, field in read.model_fields.items():
+        assert shown[name]["description"] == f"postgresql-database-plugin: {field.description}"
+        assert {"type", "anyOf", "enum"} & set(shown[name]), name
+
+
+def test_engines_do_not_stand_in_for_each_other() -> None:
+    """A field of two engines is shown as each takes it, and no engine changes what the broker reads itself."""
+    engines = {
+        "a-plugin": Fields(connection={"port": {"type": "integer", "description": "A port."}, "plugin_name": {"type": "null"}}),
+        "b-plugin": Fields(connection={"port": {"type": "string"}}, role={"colour": {"type": "string"}}),
+    }
+    schemas = document(ROUTES, engines)["components"]["schemas"]
+    connection = schemas["ConnectionWrite"]["properties"]
+    assert connection["port"] == {
+        "anyOf": [{"type": "integer", "description": "a-plugin: A port."}, {"type": "string", "description": "b-plugin"}]
+    }
+    assert connection["plugin_name"]["type"] == "string"
+    assert "colour" in schemas["RoleWrite"]["properties"]
+    assert "colour" not in connection
