@@ -89,7 +89,8 @@ class Query:
             last_renewal_ms=facts.renewed_ms or None,
             renewable=active,
             ttl_s=max(0, (expire_ms - self._parts.store.now_ms()) // 1_000) if active else 0,
-            capped_by=facts.capped_by,
+            # A token that ends earlier than it did when the lease was issued takes the lease with it.
+            capped_by="token" if active and expire_ms < facts.expires_ms else facts.capped_by,
             state=lease.state.name.lower(),
             stage=lease.stage.name.lower(),
             username=facts.username,

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker.api.database import RoleWrite
-from broker.catalog.connections import Connection
+from broker.api.database import ConnectionWrite, RoleWrite
+from broker.catalog.connections import Connection, same_address
 from broker.catalog.roles import Role
 from broker.duration import format_seconds
 from broker.engines.protocol import Lack
 from broker.errors import BrokerError, InstructionsFailed, InvalidRequest, LimitExceeded, PermissionDenied, UserRemains
-from broker.leases.canary import Canary, Flight
+from broker.leases.canary import Canary, Flight, Step
 from broker.leases.parts import Parts
 from broker.model import TokenNumber
 
@@ -53,6 +53,34 @@ class Trials:
         if any(lack.fatal for lack in lacks):
             return Check(lacks, None)
         return Check(lacks, await self._canary.fly(connection, engine, engine.plain_terms(), token))
+
+    async def write_connection(self, name: str, fields: ConnectionWrite, token: TokenNumber) -> list[str]:
+        """Keeps a connection, and answers warnings; where it was verified and leads elsewhere than before, a user was tried there too.
+
+        Raises what `Catalog.write_connection` raises. What fails of the user is a warning: the connection is kept.
+        """
+        catalog = self._parts.catalog
+        old = catalog.connection(name) if name in catalog.connection_names() else None
+        warnings = await catalog.write_connection(name, fields)
+        kept = catalog.connection(name)
+        if not fields.verify_connection or (old is not None and same_address(old, kept)):
+            return warnings
+        return [*warnings, *await self._tried(kept, token)]
+
+    async def _tried(self, connection: Connection, token: TokenNumber) -> Sequence[str]:
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                engine = await self._parts.catalog.engine_for(connection)
+                if not engine.traits.rehearses:
+                    return ()
+                flight = await self._canary.fly(connection, engine, engine.plain_terms(), token)
+        except TimeoutError:
+            return [f"check: no user was tried to the end: it took over {_WITHIN_S:g} s"]
+        except PermissionDenied:
+            raise
+        except BrokerError as error:
+            return [f"check: no user was tried: {error}"]
+        return [_warning("check", step) for step in flight.steps if step.error is not None]
 
     async def write_role(self, name: str, fields: RoleWrite, token: TokenNumber) -> list[str]:
         """Keeps a role whose instructions work, and answers warnings. See `Catalog.write_role`.
@@ -120,6 +148,10 @@ def _judged(flight: Flight) -> Sequence[str]:
         if isinstance(step.error, InstructionsFailed):
             raise step.error
         if step.error is not None:
-            remedy = step.error.remedy if isinstance(step.error, UserRemains) else ()
-            warnings.append("; ".join([f"rehearsal: a user was not {step.name}: {step.error}", *remedy]))
+            warnings.append(_warning("rehearsal", step))
     return warnings
+
+
+def _warning(occasion: str, step: Step) -> str:
+    remedy = step.error.remedy if isinstance(step.error, UserRemains) else ()
+    return "; ".join([f"{occasion}: a user was not {step.name}: {step.error}", *remedy])

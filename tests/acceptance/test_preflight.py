@@ -23,7 +23,9 @@ CATALOGS = {
     "pg_roles": "SELECT rolname::text, rolcanlogin, rolsuper, rolvaliduntil::text FROM pg_roles",
     "pg_auth_members": "SELECT roleid, member, grantor, admin_option FROM pg_auth_members",
     "pg_shdescription": "SELECT objoid, classoid, description FROM pg_shdescription",
-    "pg_shdepend": "SELECT dbid, classid, objid, refobjid FROM pg_shdepend",
+    # But for the routine that a session of the broker keeps in its temporary schema, and takes along when it ends.
+    "pg_shdepend": """SELECT dbid, classid, objid, refobjid FROM pg_shdepend WHERE objid NOT IN (
+        SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname ~ '^pg_temp')""",
     "pg_db_role_setting": "SELECT setrole, setconfig::text FROM pg_db_role_setting",
 }
 MAKES = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"

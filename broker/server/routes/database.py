@@ -45,7 +45,7 @@ _DELETED = (200, 202, 204)
 async def write_connection(call: Call) -> Reply:
     """Makes or changes a connection."""
     fields = call.decode(ConnectionWrite)
-    return Reply(warnings=await call.services.catalog.write_connection(call.name, fields))
+    return Reply(warnings=await call.services.trials.write_connection(call.name, fields, call.caller.token.number))
 
 
 @TABLE.add("read", "database/config/{name}", gives=ConnectionShown)

@@ -35,7 +35,7 @@ from broker.engines.protocol import (
     User,
 )
 from broker.engines.registry import Claim, Registry
-from broker.errors import DatabaseUnavailable, InvalidRequest
+from broker.errors import DatabaseUnavailable, EngineError, InvalidRequest
 from broker.model import Json, Terms, UserName
 from broker.seal.providers.memory import MemoryKey
 from broker.secret import Secret, random_text
@@ -52,6 +52,8 @@ class MemoryDatabase:
     concerns: list[str] = field(default_factory=list)
     abandoned: list[Swept] = field(default_factory=list)
     down: bool = False
+    closed: bool = False
+    """Lets no user log in."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
 
@@ -90,7 +92,10 @@ class MemoryEngine:
     async def create(self, order: NewUser) -> str:
         self._reach()
         self._database.waiting += 1
-        await self._database.gate.wait()
+        try:
+            await self._database.gate.wait()
+        finally:
+            self._database.waiting -= 1
         self._database.users.add(order.user.name)
         return order.user.name
 
@@ -140,6 +145,8 @@ class MemoryEngine:
 
     async def log_in(self, user: User, password: Secret) -> None:
         self._reach()
+        if self._database.closed:
+            raise EngineError("no entry for host")
 
     async def sweep(self) -> Sequence[Swept]:
         swept, self._database.abandoned = self._database.abandoned, []

@@ -17,6 +17,19 @@ async def test_a_connection_reads_back_without_its_secrets(broker: Any) -> None:
     assert (await broker("LIST", "database/config")).body["data"] == {"keys": ["pg"]}
 
 
+async def test_a_connection_is_tried_with_a_user(broker: Any, database: Any) -> None:
+    """What a user can't do there is a warning, where the connection is new or leads elsewhere and is verified; the user is gone."""
+    database.closed, fields = True, {"plugin_name": "memory-database-plugin", "connection_url": "memory://", "allowed_roles": "*"}
+    answer = await broker("PUT", "database/config/closed", fields)
+    assert answer.status == 200
+    assert answer.body["warnings"] == ["check: a user was not logged in: no entry for host"]
+    assert database.users == set()
+    assert (await broker("PUT", "database/config/closed", {"allowed_roles": "app"})).status == 204, "as before"
+    assert (await broker("PUT", "database/config/other", fields | {"verify_connection": False})).status == 204
+    database.closed = False
+    assert (await broker("PUT", "database/config/open", fields)).status == 204
+
+
 async def test_an_update_merges(broker: Any) -> None:
     """What was not sent stays."""
     await broker("PUT", "database/config/pg", {"allowed_roles": ["app"]})
@@ -131,11 +144,33 @@ async def test_an_issue_that_is_refused_early_is_on_record(broker: Any, name: st
 
 
 async def test_help_is_about_a_path_and_issues_nothing(broker: Any, database: Any) -> None:
-    """`?help=1` answers what the path is for, and makes no user."""
-    answer = await broker("GET", "database/creds/app?help=1")
-    assert answer.status == 200
-    assert "lease" in answer.body["help"]
+    """`?help=1` answers any token what the path is for, on record, and makes no user."""
+    for token in (None, await broker.new_token(policies=["none"], no_default_policy=True)):
+        answer = await broker("GET", "database/creds/app?help=1", token=token)
+        assert (answer.status, set(answer.body)) == (200, {"help", "see_also"})
+        assert "lease" in answer.body["help"]
+        request, response = broker.audit()[-2:]
+        assert (request["request"]["operation"], response["type"]) == ("help", "response")
     assert database.users == set()
+    told = (await broker("GET", "database/roles/app?help=1")).body["help"]
+    assert [line.partition(":")[0] for line in told.splitlines()] == ["update", "read", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        ("database/creds/app", "", 403),
+        ("database/nonsense", "", 403),
+        ("database/nonsense", None, 404),
+        ("nonsense", None, 404),
+        ("sys/health", "", 200),
+    ],
+)
+async def test_help_is_for_those_who_may_come(broker: Any, path: str, token: str | None, status: int) -> None:
+    """Not without a token, unless the path needs none, and not where there is nothing; refusals are on record."""
+    before = len(broker.audit())
+    assert (await broker("GET", f"{path}?help=1", token=token)).status == status
+    assert len(broker.audit()) == before + (0 if path == "sys/health" else 2)
 
 
 async def test_head_issues_nothing(broker: Any, database: Any) -> None:

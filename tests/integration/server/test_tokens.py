@@ -49,9 +49,10 @@ async def test_a_new_token_is_on_record_by_its_hash(broker: Any) -> None:
     assert made["client_token"] == broker.audit()[-1]["request"]["client_token"]
 
 
-async def test_an_empty_policy_is_not_roots(broker: Any) -> None:
+@pytest.mark.parametrize("path", ["create", "create-orphan"])
+async def test_an_empty_policy_is_not_roots(broker: Any, path: str) -> None:
     """What a script with an unset variable sends; and what is asked for in vain is said."""
-    auth = (await broker("POST", "auth/token/create", {"policies": [""], "entity_alias": "z"})).body
+    auth = (await broker("POST", f"auth/token/{path}", {"policies": [""], "entity_alias": "z"})).body
     assert auth["auth"]["policies"] == ["default"]
     assert auth["auth"]["lease_duration"] > 0
     assert any("entity_alias" in warning for warning in auth["warnings"])
@@ -205,6 +206,16 @@ async def test_a_lease_is_capped_by_its_token(broker: Any) -> None:
     assert "token" in body["warnings"][0]
     shown = (await broker("PUT", "sys/leases/lookup", {"lease_id": body["lease_id"]})).body["data"]
     assert shown["capped_by"] == "token"
+
+
+async def test_a_lease_whose_token_was_shortened_says_so(broker: Any) -> None:
+    """A renewal that leaves a token less time takes it from its leases, and a look-up names the token."""
+    token = await broker.new_token(ttl="2h", policies=["root"])
+    named = {"lease_id": (await broker("GET", "database/creds/app", token=token)).body["lease_id"]}
+    assert (await broker("PUT", "sys/leases/lookup", named)).body["data"]["capped_by"] == ""
+    await broker("POST", "auth/token/renew-self", {"increment": "2m"}, token=token)
+    shown = (await broker("PUT", "sys/leases/lookup", named)).body["data"]
+    assert (shown["ttl"] <= 120, shown["capped_by"]) == (True, "token")
 
 
 async def test_a_renewal_counts_at_once(broker: Any) -> None:
