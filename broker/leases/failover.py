@@ -165,19 +165,19 @@ class Failover:
 
     async def _revive(self, check: _Check, engine: Engine, last: Lease | None) -> Lease | None:
         """Tombstones beyond `last` whose users are back are revoked again; answers the last one that was looked at."""
-        tombstones_ms = self.parts.settings.tombstones * 1_000
         while page := await self._page(check, LeaseState.GONE, last):
             last = page[-1]
             # One that an operator forced off the books may be there: that is no news.
-            recent = [
-                lease
-                for lease in page
-                if lease.stage is Stage.ABSENT and (lease.due_ms - tombstones_ms >= check.since_ms or not check.since_ms)
-            ]
+            recent = [lease for lease in page if lease.stage is Stage.ABSENT and self._gone_ms(lease) >= check.since_ms]
             back = await self._look_up(engine, recent)
             moves = [self._ending(lease, Event.SEEN_AGAIN, _REVIVED) for lease in recent if lease.number in back]
             check.revived += await self._move(check, moves, "revived")
         return last
+
+    def _gone_ms(self, lease: Lease) -> int:
+        """When its user was dropped, or later: how long tombstones are kept may have been changed since."""
+        kept_ms = self.parts.settings.tombstones * 1_000
+        return max(lease.due_ms - kept_ms, lease.facts.expires_ms, lease.facts.revoke_started_ms)
 
     async def _active(self, check: _Check, engine: Engine) -> None:
         last: Lease | None = None

@@ -67,6 +67,22 @@ async def test_revived_user_is_revoked_again(pooled: Any, token: Any) -> None:
     assert any(entry["request"]["operation"] == "failover" for entry in rig.entries())
 
 
+async def test_tombstones_of_another_setting_are_recent_all_the_same(pooled: Any, token: Any) -> None:
+    """A lease that ended while tombstones were kept for less is looked for as well."""
+    rig = pooled
+    issued = await rig.issue(token)
+    account = rig.server().accounts[issued.username]
+    await rig.boot.revoker.start(issued.lease_id)
+    await rig.settle_down()
+    settings = rig.boot.parts.settings
+    rig.boot.parts.settings = settings.model_copy(update={"tombstones": settings.tombstones * 4})
+    rig.server().accounts[issued.username] = account
+    await fail_over(rig)
+    await rig.settle_down()
+    assert issued.username not in rig.server().accounts
+    assert found(rig, "revived") == 1
+
+
 async def test_lost_user_ends_its_lease(pooled: Any, token: Any) -> None:
     """A lease whose user is missing ends and says why; others of the same page go on."""
     rig = pooled
