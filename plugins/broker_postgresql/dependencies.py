@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from broker_postgresql import ties
 from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import comment, identifier
@@ -24,16 +25,23 @@ class Dependency:
     """Where it is; empty for what all databases share."""
     owned: bool
     """Whether dropping it would destroy something."""
+    code: bool
+    """Whether functions are among it."""
     count: int
     objects: Sequence[str]
     """Some of it, described; none where it is in another database."""
+    ties: Sequence[str] | None = None
+    """What unties its code from others' tables (see `ties`), where that is known."""
 
 
 async def find(session: Session, users: Sequence[Present]) -> list[Dependency]:
     """Everything that keeps these users from being dropped, at most two for each user and database, however much there is."""
     if not users:
         return []
-    return [Dependency(**row) for row in await session.rows(QUERIES["dependencies"], [one.oid for one in users])]
+    found = [Dependency(**row) for row in await session.rows(QUERIES["dependencies"], [one.oid for one in users])]
+    here = session.greeting.database
+    tied = await ties.find(session, [each.oid for each in found if each.code and each.database == here])
+    return [replace(each, ties=tied.get(each.oid)) if each.database == here else each for each in found]
 
 
 def remedies(one: Present, dependencies: Iterable[Dependency], home: str) -> tuple[str, ...]:
@@ -58,12 +66,22 @@ def _remedies(one: Present, database: str, found: Sequence[Dependency], *, makes
     begin, end = f"{comment(f'{place}: {described}')} ", f"DROP OWNED BY {name};"
     if not any(each.owned for each in found):
         return [begin + end]
+    untied = _untied(one, place, found)
     if makes_keeper:
         begin += f"CREATE ROLE {keeper(one)} NOLOGIN; "
     end = f"REASSIGN OWNED BY {name} TO {keeper(one)}; {end}"
     if count <= _AT_ONCE:
-        return [begin + end]
-    return [*([begin] if makes_keeper else []), f"{comment(place)} {_one_by_one(one)}", f"{comment(place)} {end}"]
+        return [*untied, begin + end]
+    return [*untied, *([begin] if makes_keeper else []), f"{comment(place)} {_one_by_one(one)}", f"{comment(place)} {end}"]
+
+
+def _untied(one: Present, place: str, found: Sequence[Dependency]) -> list[str]:
+    """What comes before the code has another owner: it would go on in the sessions of whoever uses others' tables."""
+    statements: list[str] = []
+    for each in found:
+        if each.code:
+            statements += [ties.by_itself(one.oid)] if each.ties is None else [f"{tie};" for tie in each.ties]
+    return [f"{comment(place)} {statement}" for statement in statements]
 
 
 def _one_by_one(one: Present) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from broker.errors import UserRemains
-from broker_postgresql import bulk, dependencies
+from broker_postgresql import bulk, dependencies, ties
 from broker_postgresql.bulk import Pace
 from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present
@@ -56,8 +56,9 @@ async def prepare(session: Session, one: Present, options: RoleOptions, pace: Pa
     while code := await session.rows(QUERIES["owned_code"], one.oid, _CODE_AT_ONCE):
         text = _CODE.format(heir=heir, code=_named([row["object"] for row in code]))
         if options.owned_code == "contain":
-            raise UserRemains(text, remedy=_statements(session, code))
-        await _drop(session, code, text, pace)
+            raise UserRemains(text, remedy=(*await _untied(session, one), *_statements(session, code)))
+        await ties.cut(session, one.oid, pace)
+        await _drop(session, one, code, text, pace)
     return identifier(heir)
 
 
@@ -77,12 +78,17 @@ async def _settle(session: Session, one: Present, query: str, pace: Pace) -> Seq
     return await session.rows(QUERIES[query], one.oid, _CODE_AT_ONCE)
 
 
-async def _drop(session: Session, code: Sequence[asyncpg.Record], text: str, pace: Pace) -> None:
+async def _drop(session: Session, one: Present, code: Sequence[asyncpg.Record], text: str, pace: Pace) -> None:
     before = pace.done
     error = await bulk.run_all(session, [row["statement"] for row in code if row["statement"]], pace)
     if pace.done == before:
         why = f"; {first_line(error)}" if error else ""
-        raise UserRemains(f"{text}{why}", remedy=_statements(session, code))
+        raise UserRemains(f"{text}{why}", remedy=(*await _untied(session, one), *_statements(session, code)))
+
+
+async def _untied(session: Session, one: Present) -> tuple[str, ...]:
+    """What takes the code off others' tables, without which it can't be dropped."""
+    return tuple(f"{_where(session)} {tie};" for tie in (await ties.find(session, [one.oid])).get(one.oid, ()))
 
 
 def _named(objects: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import asyncpg
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains
-from broker_postgresql import bulk, dependencies, doors, handover, passed_on, prepared
+from broker_postgresql import bulk, dependencies, doors, handover, passed_on, prepared, ties
 from broker_postgresql.batch import Patience, attempt, from_anywhere, in_halves, patiently
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
@@ -200,6 +200,8 @@ class _Work:
         if options.owned_objects == "reassign":
             heir = await handover.prepare(session, one, options, self._pace)
             drops, how = f"REASSIGN OWNED BY {name} TO {heir}; {drops}", bulk.moving(heir)
+        else:
+            await ties.cut(session, one.oid, self._pace)
 
         async def act(_: Sequence[Present]) -> None:
             await session.run(drops)

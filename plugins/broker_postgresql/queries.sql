@@ -135,9 +135,9 @@ LIMIT 5
 -- :name dependencies
 -- What is owned by or granted to roles, in every database: how much of it, and some of it by name where it is shared or in this
 -- database. Default privileges and user mappings are owned, yet no loss: how future objects would be shared, and a login. $1 OIDs.
-SELECT d.refobjid AS oid, coalesce(db.datname::text, '') AS database, d.owned, d.count, coalesce(named.objects, '{}') AS objects
+SELECT d.refobjid AS oid, coalesce(db.datname::text, '') AS database, d.owned, d.code, d.count, coalesce(named.objects, '{}') AS objects
 FROM (
-  SELECT refobjid, dbid, count(*) AS count,
+  SELECT refobjid, dbid, count(*) AS count, bool_or(deptype = 'o' AND classid = 'pg_proc'::regclass) AS code,
          deptype = 'o' AND classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass) AS owned
   FROM pg_shdepend
   WHERE refclassid = 'pg_authid'::regclass AND refobjid = ANY ($1::oid[])
@@ -386,11 +386,100 @@ SELECT pg_describe_object(f.classid, f.objid, f.objsubid) AS object,
            SELECT format('ALTER TABLE %s ALTER COLUMN %I DROP %s', d.adrelid::regclass, a.attname,
                          CASE a.attgenerated WHEN '' THEN 'DEFAULT' ELSE 'EXPRESSION' END)
            FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.oid = f.objid)
+         WHEN f.classid = 'pg_class'::regclass AND i.type = 'index' AND k.name IS NOT NULL THEN format(
+           'ALTER TABLE %s DROP CONSTRAINT %I', k.relation, k.name)
          ELSE format('DROP %s %s', CASE i.type WHEN 'statistics object' THEN 'STATISTICS' ELSE upper(i.type) END, i.identity)
        END AS statement
 FROM found f CROSS JOIN LATERAL pg_identify_object(f.classid, f.objid, f.objsubid) i
+LEFT JOIN LATERAL (
+  SELECT k.conrelid::regclass AS relation, k.conname AS name
+  FROM pg_depend e JOIN pg_constraint k ON k.oid = e.refobjid
+  WHERE e.classid = f.classid AND e.objid = f.objid AND e.objsubid = 0 AND e.refclassid = 'pg_constraint'::regclass AND e.deptype = 'i'
+  OFFSET 0
+) k ON true
 WHERE i.type IS NOT NULL
 ORDER BY f.objid DESC
+LIMIT $2
+
+-- :name ties
+-- What of others' relations and domains calls code of $1 (OIDs) in this database, however indirectly, and the statement that takes it off
+-- them: it runs in others' sessions, whoever owns the code next. A trigger is all that a right on a table lets anybody put there (`lent`);
+-- the rest was made as the table's owner. $2 rows.
+WITH RECURSIVE called (oid, classid, objid) AS (
+  SELECT d.refobjid, d.classid, d.objid
+  FROM pg_shdepend d
+  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = ANY ($1::oid[]) AND d.deptype = 'o'
+    AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND CASE d.classid
+      WHEN 'pg_class'::regclass THEN (SELECT relkind IN ('v', 'm', 'f') FROM pg_class WHERE oid = d.objid)
+      WHEN 'pg_type'::regclass THEN (SELECT typtype IN ('d', 'r', 'm') FROM pg_type WHERE oid = d.objid)
+      ELSE d.classid NOT IN ('pg_namespace'::regclass, 'pg_largeobject'::regclass) END
+  UNION
+  SELECT called.oid, users.classid, users.objid
+  FROM called CROSS JOIN LATERAL (
+    SELECT e.classid, e.objid FROM pg_depend e
+    WHERE e.refclassid = called.classid AND e.refobjid = called.objid AND e.objsubid = 0
+      AND called.classid NOT IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_attrdef'::regclass)
+    UNION ALL
+    SELECT 'pg_class'::regclass, w.ev_class FROM pg_rewrite w
+    WHERE called.classid = 'pg_rewrite'::regclass AND w.oid = called.objid AND w.rulename = '_RETURN'
+    UNION ALL
+    SELECT e.refclassid, e.refobjid FROM pg_depend e
+    WHERE called.classid = 'pg_class'::regclass AND e.classid = called.classid AND e.objid = called.objid AND e.objsubid = 0
+      AND e.refclassid = 'pg_constraint'::regclass AND e.deptype = 'i'
+    UNION ALL
+    SELECT 'pg_type'::regclass, k.contypid FROM pg_constraint k
+    WHERE called.classid = 'pg_constraint'::regclass AND k.oid = called.objid AND k.contypid <> 0
+    OFFSET 0
+  ) users
+  WHERE NOT (users.classid = 'pg_class'::regclass
+    AND EXISTS (SELECT FROM pg_class c WHERE c.oid = users.objid AND c.relkind IN ('r', 'p', 'S')))
+), tied AS (
+  SELECT called.*, c.relowner AS owner, false AS lent
+  FROM called JOIN pg_class c ON called.classid = 'pg_class'::regclass AND c.oid = called.objid
+  WHERE c.relkind IN ('i', 'I') AND NOT c.relispartition AND NOT EXISTS (
+    SELECT FROM pg_depend e
+    WHERE e.classid = called.classid AND e.objid = called.objid AND e.refclassid = 'pg_constraint'::regclass AND e.deptype = 'i')
+  UNION ALL
+  SELECT called.*, c.relowner, true
+  FROM called JOIN pg_trigger t ON called.classid = 'pg_trigger'::regclass AND t.oid = called.objid JOIN pg_class c ON c.oid = t.tgrelid
+  WHERE NOT t.tgisinternal AND t.tgparentid = 0
+  UNION ALL
+  SELECT called.*, c.relowner, false
+  FROM called JOIN pg_rewrite w ON called.classid = 'pg_rewrite'::regclass AND w.oid = called.objid JOIN pg_class c ON c.oid = w.ev_class
+  WHERE w.rulename <> '_RETURN'
+  UNION ALL
+  SELECT called.*, c.relowner, false
+  FROM called JOIN pg_policy p ON called.classid = 'pg_policy'::regclass AND p.oid = called.objid JOIN pg_class c ON c.oid = p.polrelid
+  UNION ALL
+  SELECT called.*, c.relowner, false
+  FROM called JOIN pg_attrdef a ON called.classid = 'pg_attrdef'::regclass AND a.oid = called.objid JOIN pg_class c ON c.oid = a.adrelid
+  UNION ALL
+  SELECT called.*, coalesce(c.relowner, t.typowner), false
+  FROM called JOIN pg_constraint k ON called.classid = 'pg_constraint'::regclass AND k.oid = called.objid
+  LEFT JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_type t ON t.oid = k.contypid
+  WHERE k.conparentid = 0
+  UNION ALL
+  SELECT called.*, x.stxowner, false
+  FROM called JOIN pg_statistic_ext x ON called.classid = 'pg_statistic_ext'::regclass AND x.oid = called.objid
+  UNION ALL
+  SELECT called.*, v.evtowner, false
+  FROM called JOIN pg_event_trigger v ON called.classid = 'pg_event_trigger'::regclass AND v.oid = called.objid
+)
+SELECT DISTINCT tied.oid, tied.lent, CASE tied.classid
+         WHEN 'pg_constraint'::regclass THEN (
+           SELECT format('ALTER %s DROP CONSTRAINT IF EXISTS %I',
+                         CASE k.contypid WHEN 0 THEN 'TABLE ' || k.conrelid::regclass ELSE 'DOMAIN ' || k.contypid::regtype END, k.conname)
+           FROM pg_constraint k WHERE k.oid = tied.objid)
+         WHEN 'pg_attrdef'::regclass THEN (
+           SELECT format('ALTER TABLE %s ALTER COLUMN %I DROP %s', d.adrelid::regclass, a.attname,
+                         CASE a.attgenerated WHEN '' THEN 'DEFAULT' ELSE 'EXPRESSION IF EXISTS' END)
+           FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.oid = tied.objid)
+         ELSE format('DROP %s IF EXISTS %s', CASE i.type WHEN 'statistics object' THEN 'STATISTICS' ELSE upper(i.type) END, i.identity) END
+         AS statement
+FROM tied CROSS JOIN LATERAL pg_identify_object(tied.classid, tied.objid, 0) i
+WHERE tied.owner <> tied.oid AND i.type IS NOT NULL
+ORDER BY statement
 LIMIT $2
 
 -- :name lent

@@ -46,6 +46,7 @@ CODE = {
         "CREATE DOMAIN d_{n} AS int CHECK (VALUE > 0); CREATE INDEX x_{n} ON t_{n} ((b::d_{n}))",
         "x_{n}",
     ),
+    "exclusion over a function": (FUNCTION + "ALTER TABLE t_{n} ADD CONSTRAINT x_{n} EXCLUDE ((f_{n}(b)) WITH =)", "x_{n}"),
     "statistics over a function": (FUNCTION + "CREATE STATISTICS x_{n} ON (f_{n}(b)), a FROM t_{n}", "x_{n}"),
     "cast of a type": (
         MOOD + "CREATE FUNCTION x_{n}(e_{n}) RETURNS int LANGUAGE sql AS 'SELECT 1';"
