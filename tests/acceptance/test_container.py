@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"
 CONTAINERFILE = ROOT / "etc" / "Containerfile"
 CONFIG = ROOT / "etc" / "broker.container.toml"
+PAGE = ROOT / "docs" / "operate" / "container.md"
 LOGIN = ROOT / "etc" / "container" / "broker-login.sql"
 SECRETS = "/run/secrets/"
 PINNED = re.compile(r"[a-z]+:\d+(\.\d+)*-[a-z-]+")
@@ -245,7 +246,10 @@ def server() -> Iterator[PostgresServer]:
 
 
 def test_the_login_is_made_as_the_container_makes_it(server: PostgresServer, tmp_path: Path) -> None:
-    """By psql, with the password of the file; it can log in, and has what the manual asks for and no more."""
+    """By psql, with the password of the file; it can log in, and has what the manual asks for and no more.
+
+    The superuser's password, which the image leaves in the server's environment, opens nothing afterwards.
+    """
     password = Secret("it's $a \\ password")
     (tmp_path / "broker-database-password").write_text(password.reveal() + "\n")
     script = tmp_path / "login.sql"
@@ -270,3 +274,29 @@ def test_the_login_is_made_as_the_container_makes_it(server: PostgresServer, tmp
         return tuple(row)
 
     assert asyncio.run(rights()) == (False, True, False, False, False, True, True)
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        asyncio.run(asyncpg.connect(server.superuser_dsn().reveal()))
+
+
+def test_page_puts_no_secret_into_arguments(tmp_path: Path) -> None:
+    """The page's commands, as a shell runs them: the connection's body and the token reach curl by a pipe and a file."""
+    (tmp_path / "secrets").mkdir()
+    for program, text in {
+        "curl": 'printf "%s\\n" "$@" > arguments; cat > body; cp "${2#@}" header',
+        "docker": 'test "$1 $2" = "compose up" || echo hvs.the-token',
+    }.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / "secrets" / "broker-database-password").write_text("the+pass/word=\n")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    _, start, connect = blocks
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-euc", start + connect], cwd=tmp_path, env=environment, check=True)
+    said = (tmp_path / "arguments").read_text()
+    assert "the+pass" not in said
+    assert "hvs." not in said
+    assert (tmp_path / "header").read_text() == "X-Vault-Token: hvs.the-token\n"
+    assert (tmp_path / "secrets" / "token-header").stat().st_mode & 0o077 == 0
+    body = json.loads((tmp_path / "body").read_text())
+    assert (body["username"], body["password"]) == ("broker", "the+pass/word=")
+    assert body["connection_url"].startswith("postgresql://{{username}}:{{password}}@postgresql:")
