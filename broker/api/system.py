@@ -98,6 +98,13 @@ class MountConfig(BaseModel):
     force_no_cache: bool = Field(default=False, description="Always false.")
 
 
+class MountTuning(MountConfig):
+    """Settings of a mount, as a client reads them that may tune mounts elsewhere."""
+
+    description: str = Field(description="A sentence for people.")
+    options: dict[str, str] | None = Field(None, description="Always null.")
+
+
 class Mount(BaseModel):
     """What stands at a path."""
 

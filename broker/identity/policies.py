@@ -10,6 +10,8 @@ BUILT_IN = frozenset({ROOT, DEFAULT})
 
 _ANY_TOKEN_READS = "sys/internal/ui/mounts"
 """Vault lets a token see the mounts on which it may do anything; what is mounted here is no secret."""
+_ANY_TOKEN_DOES = "help"
+"""Vault asks no policy for it: what a path is for is no secret."""
 _ANYBODY_READS = "sys/internal/specs/openapi"
 """Nobody needs a policy for it in Vault either: what may be asked is no secret."""
 
@@ -27,8 +29,8 @@ _DEFAULT_ALLOWS = frozenset(
 
 
 def decide(policies: Collection[str], operation: str, path: str) -> bool:
-    """Whether a token with these policies may do `operation` (read, list, create, update, delete ...) at `path`."""
-    if ROOT in policies:
+    """Whether a token with these policies may do `operation` (read, list, create, update, delete, help) at `path`."""
+    if ROOT in policies or operation == _ANY_TOKEN_DOES:
         return True
     if operation == "read" and (path in (_ANY_TOKEN_READS, _ANYBODY_READS) or path.startswith(_ANY_TOKEN_READS + "/")):
         return True

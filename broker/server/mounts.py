@@ -6,7 +6,7 @@ import hashlib
 import uuid
 
 from broker import __version__
-from broker.api.system import Mount
+from broker.api.system import Mount, MountTuning
 from broker.audit.entry import AuditMount
 
 DATABASE = "database/"
@@ -35,6 +35,9 @@ SECRET = {point: _shown(*what, point) for point, what in _SECRET_MOUNTS.items()}
 """Mounts of secrets as `sys/mounts` shows them."""
 AUTH = {point.removeprefix("auth/"): _shown(*what, point) for point, what in _AUTH_MOUNTS.items()}
 """Mounts of auth methods, under their names without `auth/`."""
+
+TUNING = {point: MountTuning(description=text).model_dump() for point, (_, text) in _SECRET_MOUNTS.items()}
+"""How they are set."""
 
 _AUDITED = {
     point: AuditMount(

@@ -6,7 +6,6 @@ response entry is. An issue is the exception in form alone: the issuer records b
 
 from __future__ import annotations
 
-import inspect
 from functools import cache
 
 import structlog
@@ -27,6 +26,8 @@ from broker.server.router import Access, Call, Reply, Route, Router
 from broker.server.services import Services
 
 _UNMATCHED = "unmatched"
+_BARE_PATHS = ("list", "help")
+"""Operations whose paths may end in a slash that means nothing."""
 _RECORDS_S = 30
 """What a request may take besides its handler: for its token, and for the audit log."""
 
@@ -79,10 +80,10 @@ class Pipeline:
         path = incoming.path_of(request)
         query = incoming.query_of(request)
         operation = incoming.operation_of(request, path, query)
-        route, params = self._router.find(operation, path.rstrip("/") if operation == "list" else path)
-        trace.label = route.label
         if incoming.asks_for_help(query):
-            return reply.bare(Reply(data={"help": inspect.getdoc(route.handler), "see_also": None}))
+            operation = "help"
+        route, params = self._router.find(operation, path.rstrip("/") if operation in _BARE_PATHS else path)
+        trace.label = route.label
         if route.access is Access.ISSUE and request.method == "HEAD":
             # It would make a user whose password nobody receives.
             raise UnsupportedOperation

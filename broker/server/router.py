@@ -6,10 +6,12 @@ lines: decode, call. They are declared in tables by a decorator, one table for e
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import TypedDict, TypeVar, Unpack
 
+import orjson
 from msgspec import Struct, field
 from pydantic import BaseModel
 
@@ -171,6 +173,19 @@ _NO_OPERATION = Route(operation="unsupported", pattern="unsupported", handler=_n
 _NO_OPERATION_OPEN = Route(operation="unsupported", pattern="unsupported", handler=_no_operation, access=Access.OPEN)
 
 
+def _help(routes: Mapping[str, Route]) -> Route:
+    """Says what can be done at a path, to whoever may come there; nothing of it is done."""
+    text = "\n".join(f"{operation}: {inspect.getdoc(route.handler)}" for operation, route in routes.items())
+    told = {"help": text, "see_also": None}
+
+    async def tell(_call: Call) -> Reply:
+        return Reply(data=told, document=orjson.dumps(told))
+
+    first = next(iter(routes.values()))
+    access = Access.TOKEN if first.access is Access.ISSUE else first.access
+    return Route(operation="help", pattern=first.pattern, handler=tell, access=access)
+
+
 class Router:
     """Finds routes. What is not there is a route too, whose handler refuses, so that the gate sees it like any other."""
 
@@ -186,6 +201,8 @@ class Router:
         """The route for `operation` at `path`, and what the pattern's placeholder stands for."""
         routes, params = self._at(path)
         route = routes.get(operation)
+        if operation == "help" and routes:
+            return _help(routes), params
         if route is not None:
             return route, params
         if not routes:

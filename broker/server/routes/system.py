@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from broker.api.fields import decode
-from broker.api.system import Health, HealthQuery, Initialised, Leader, Mount, Mounts, MountSeen, MountsSeen, SealStatus
+from broker.api.system import (
+    Health,
+    HealthQuery,
+    Initialised,
+    Leader,
+    Mount,
+    Mounts,
+    MountSeen,
+    MountsSeen,
+    MountTuning,
+    SealStatus,
+)
 from broker.errors import InvalidRequest, PermissionDenied
 from broker.server import mounts
 from broker.server.router import ANY_STATUS, Access, Call, Reply, Table
@@ -62,6 +73,14 @@ async def read_mount(call: Call) -> Reply:
     shown = mounts.SECRET.get(point)
     if shown is None:
         raise InvalidRequest(f"No secret engine mount at {point}")
+    return Reply(data=shown, beside=shown)
+
+
+@TABLE.add("read", "sys/mounts/database/tune", gives=MountTuning)
+@TABLE.add("read", "sys/mounts/sys/tune", gives=MountTuning)
+async def read_tuning(call: Call) -> Reply:
+    """How a mount is set; that can't be changed."""
+    shown = mounts.TUNING[call.path.removeprefix("sys/mounts/").removesuffix("tune")]
     return Reply(data=shown, beside=shown)
 
 

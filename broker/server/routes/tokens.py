@@ -28,6 +28,7 @@ async def create(call: Call) -> Reply:
 async def create_orphan(call: Call) -> Reply:
     """Makes a token that outlives its maker."""
     order = call.decode(TokenCreate).supported().model_copy(update={"no_parent": True})
+    call.warnings += order.warnings()
     return _granted(await call.services.tokens.create(order, call.caller.token, call.path))
 
 

@@ -111,6 +111,18 @@ async def test_mounts(broker: Any) -> None:
     assert (answer.status, answer.errors) == (400, ["No secret engine mount at kv/"])
 
 
+@pytest.mark.parametrize("mount", ["database", "sys"])
+async def test_the_tuning_of_a_mount(broker: Any, mount: str) -> None:
+    """What hvac's `read_mount_configuration` asks for; it can't be changed, and a mount that is not there has none."""
+    answer = await broker("GET", f"sys/mounts/{mount}/tune")
+    assert answer.status == 200
+    shown = {"default_lease_ttl": 0, "max_lease_ttl": 0, "force_no_cache": False, "options": None}
+    assert answer.body["data"].items() >= shown.items()
+    assert answer.body["description"] == answer.body["data"]["description"]
+    assert (await broker("POST", f"sys/mounts/{mount}/tune", {"max_lease_ttl": "1h"})).status == 405
+    assert (await broker("GET", "sys/mounts/kv/tune")).status == 400
+
+
 async def test_mounts_as_a_client_sees_them(broker: Any) -> None:
     """Nothing without a token; any path leads to its mount with one, whatever its policies."""
     nobody = (await broker("GET", "sys/internal/ui/mounts", token="")).body["data"]

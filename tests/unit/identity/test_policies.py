@@ -38,6 +38,7 @@ ROOT, DEFAULT, NONE, OTHER = ("root",), ("default",), (), ("app",)
         (OTHER, "update", "sys/internal/ui/mounts/database", False),
         (OTHER, "read", "sys/internal/ui/mountsx", False),
         (NONE, "read", "sys/internal/specs/openapi", True),
+        (NONE, "help", "database/creds/app", True),
         (OTHER, "read", "sys/internal/specs/openapi/x", False),
         (("rooted", "Root"), "read", "database/creds/app", False),
     ],
