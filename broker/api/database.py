@@ -111,7 +111,24 @@ class Deletion(Wire):
     def understood(self) -> Deletion:
         """Itself. Raises `InvalidRequest` for a field that it does not know: it may be `dry_run` misspelt."""
         for field in self.unknown():
-            raise InvalidRequest(f"{field[:NAME_CHARS]}: unknown; a deletion takes dry_run and drain")
+            known = " and ".join(type(self).model_fields)
+            raise InvalidRequest(f"{field[:NAME_CHARS]}: unknown; this deletion takes {known}")
+        return self
+
+
+class ConnectionDeletion(Deletion):
+    """How a connection is deleted."""
+
+    force: Annotated[bool, BeforeValidator(_explicit)] = Field(
+        default=False,
+        description="Whether its leases are taken off the books at once, without asking the database, for one that never comes back.",
+    )
+
+    def understood(self) -> ConnectionDeletion:
+        """Itself. Raises `InvalidRequest` also where its leases are to be revoked and forgotten."""
+        super().understood()
+        if self.force and self.drain:
+            raise InvalidRequest("force: allowed without drain; either the leases are revoked, or they are taken off the books")
         return self
 
 

@@ -66,6 +66,10 @@ class Catalog:
         """Every connection that may still have leases, deleted ones among them."""
         return [*self._cache.connections.values(), *self._cache.retired.values()]
 
+    def numbers_of(self, name: str) -> Sequence[ConnectionNumber]:
+        """The numbers of the connection of that name, and of former ones that may still have leases."""
+        return [connection.number for connection in self.connections() if connection.name == name]
+
     def connection(self, name: str) -> Connection:
         """The connection of that name. Raises `InvalidRequest` in Vault's words."""
         found = self._cache.connections.get(name)

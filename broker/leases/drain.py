@@ -87,8 +87,7 @@ class Drainer:
 
         Those that are left of former connections of that name, deleted or moved, are meant too.
         """
-        numbers = [connection.number for connection in self._parts.catalog.connections() if connection.name == name]
-        orders = [Order(connection=number, until_ms=self._until_ms()) for number in numbers]
+        orders = [Order(connection=number, until_ms=self._until_ms()) for number in self._parts.catalog.numbers_of(name)]
         deletion = self._parts.catalog.delete_connection(name, [order.written() for order in orders])
         await asyncio.shield(self._ordered(deletion, orders))
 

@@ -53,7 +53,7 @@ class Outlooks:
     async def of_connection(self, name: str) -> Outlook:
         """What a connection of that name holds, with what is left of former ones of it."""
         catalog, store = self._parts.catalog, self._parts.store
-        numbers = [connection.number for connection in catalog.connections() if connection.name == name]
+        numbers = catalog.numbers_of(name)
         tallies = [await store.tally(number) for number in numbers]
         ends = [end for number in numbers if (end := await store.last_end_at_ms(number)) is not None]
         return Outlook(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
@@ -14,10 +15,11 @@ from broker.leases import lifecycle, records
 from broker.leases.expire import Expirer, Outcomes
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
-from broker.model import Lease, LeaseNumber, LeaseState, Stage
+from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move
 
 _PAGE = 1_000
+_HELD = (LeaseState.PREPARED, LeaseState.ACTIVE, LeaseState.STUCK, LeaseState.REVOKING)
 _WAIT_S = 60
 _FORGET_WITHIN_S = 20
 """Less than the half minute after which clients hang up."""
@@ -79,6 +81,23 @@ class Revoker:
                     retry_after_s=_FORGET_WITHIN_S,
                 )
         return forgotten
+
+    async def forget_connections(self, numbers: Sequence[ConnectionNumber]) -> int:
+        """Takes all leases and prepared users of these connections off the books at once; no database is asked.
+
+        Answers how many users stay behind; the audit log names each one first. Intents under way are left to their issue, and to be
+        asked for again. Raises `Unavailable` where they can't be written; some are off the books then.
+        """
+        count, why = 0, DatabaseUnavailable("its connection was deleted by force")
+        for number, state in itertools.product(numbers, _HELD):
+            while page := await self._parts.store.leases_at(number, state, beyond=None, limit=_PAGE):
+                if state is LeaseState.PREPARED:
+                    await self._parts.store.move([_unwanted(lease) for lease in page])
+                forgotten = await self._forget({lease.number: why for lease in page})
+                count += forgotten
+                if not forgotten:
+                    break
+        return count
 
     async def _failures(self, heard: Outcomes, numbers: Sequence[LeaseNumber]) -> dict[LeaseNumber, BrokerError]:
         """Of which of these is known that they can't be removed, once that is known of all, or the time is up."""
@@ -204,6 +223,11 @@ class Revoker:
             due_in_ms=0,
             facts=replace(lease.facts, password=None, reason="revoked", revoke_started_ms=now),
         )
+
+
+def _unwanted(lease: Lease) -> Move:
+    event = Event.UNWANTED
+    return Move(number=lease.number, expect=lifecycle.expected(event), to=lifecycle.target(event), due_in_ms=0)
 
 
 def _hastened(lease: Lease) -> Move:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from broker.api.database import (
     ConnectionCheck,
+    ConnectionDeletion,
     ConnectionOutlook,
     ConnectionShown,
     ConnectionWrite,
@@ -60,17 +61,18 @@ async def list_connections(call: Call) -> Reply:
     return listed(call.services.catalog.connection_names())
 
 
-@TABLE.add("delete", "database/config/{name}", takes=Deletion, gives=ConnectionOutlook, statuses=_DELETED)
+@TABLE.add("delete", "database/config/{name}", takes=ConnectionDeletion, gives=ConnectionOutlook, statuses=_DELETED)
 async def delete_connection(call: Call) -> Reply:
-    """Deletes a connection; its leases live on to their end, or are drained. Or says what that would do."""
-    how = call.decode(Deletion).understood()
+    """Deletes a connection; its leases live on to their end, are drained, or forgotten. Or says what that would do."""
+    how = call.decode(ConnectionDeletion).understood()
     if how.dry_run:
         return _connection_outlook(call.name, await call.services.outlooks.of_connection(call.name), how)
     if how.drain:
         await call.services.drainer.delete_connection(call.name)
         return _DRAINING
+    numbers = call.services.catalog.numbers_of(call.name)
     await call.services.catalog.delete_connection(call.name)
-    return Reply()
+    return left_behind(await call.services.revoker.forget_connections(numbers) if how.force else 0)
 
 
 @TABLE.add("update", "database/reset/{name}")
@@ -213,6 +215,17 @@ def _ask(call: Call) -> Ask:
         request_entry=passage.hand_over(),
         response_entry=response_entry,
     )
+
+
+def left_behind(users: int) -> Reply:
+    """The answer once the leases of so many users were taken off the books, whatever their database says."""
+    if not users:
+        return Reply()
+    told = (
+        f"{users} users could not be removed and may still log in until their passwords expire; their leases are off the books. "
+        "The audit log names them, and `broker reconcile` finds and ends them when the database is back"
+    )
+    return Reply(warnings=[told])
 
 
 def listed(keys: Sequence[str]) -> Reply:

@@ -19,7 +19,7 @@ from broker.errors import NotFound
 from broker.leases.query import LeaseView
 from broker.server.mounts import DATABASE, SECRET
 from broker.server.router import Call, Reply, Table
-from broker.server.routes.database import listed
+from broker.server.routes.database import left_behind, listed
 
 TABLE = Table()
 RENEWED = (200,)
@@ -88,14 +88,7 @@ async def revoke_prefix(call: Call) -> Reply:
 @TABLE.add("update", "sys/revoke-force/{prefix*}", statuses=FORCED)
 async def revoke_force(call: Call) -> Reply:
     """Takes all leases under a path off the books, whatever their database says."""
-    left = await call.services.revoker.forget_prefix(call.params["prefix"])
-    if not left:
-        return Reply()
-    told = (
-        f"{left} users could not be removed and may still log in until their passwords expire; their leases are off the books. "
-        "The audit log names them, and `broker reconcile` finds and ends them when the database is back"
-    )
-    return Reply(warnings=[told])
+    return left_behind(await call.services.revoker.forget_prefix(call.params["prefix"]))
 
 
 @TABLE.add("update", "sys/leases/tidy", statuses=(202,))

@@ -243,6 +243,27 @@ async def test_force_needs_one_failure_of_a_database_that_is_away(rig: Any, toke
     assert errors == ["nobody answers"] * 9
 
 
+async def test_connection_that_is_forgotten_asks_no_database(rig: Any, token: Any) -> None:
+    """All leases and prepared users of a database that never comes back are off the books at once, named; others' are not."""
+    await rig.connection("other")
+    await rig.role("elsewhere", db_name="other")
+    await rig.role("pooled", prepared_users=3)
+    await rig.fill()
+    other, dead = await rig.issue(token, role="elsewhere"), [await rig.issue(token) for _ in range(3)]
+    rig.fail("before main.disable", DatabaseUnavailable("nobody answers", retry_after_s=60))
+    await rig.boot.revoker.start(dead[0].lease_id)
+    await rig.expire()
+    rig.passed.clear()
+    numbers = rig.boot.parts.catalog.numbers_of("main")
+    assert await rig.boot.revoker.forget_connections(numbers) == 6
+    assert not [point for point in rig.passed if point.startswith("before main.")]
+    assert {lease.facts.username for lease in await rig.leases(LeaseState.ACTIVE)} == {other.username}
+    assert await rig.leases(LeaseState.PREPARED, LeaseState.REVOKING, LeaseState.STUCK) == []
+    named = [entry["response"]["data"]["username"] for entry in rig.entries() if entry.get("error", "").endswith("by force")]
+    assert sorted(named) == sorted(rig.server().accounts)
+    assert await rig.boot.revoker.forget_connections(numbers) == 0
+
+
 async def test_force_says_what_is_still_under_way(rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is only slow keeps its leases on the books, and the caller is told that there are some."""
     monkeypatch.setattr(revoke, "_FORGET_WITHIN_S", 0)

@@ -97,6 +97,24 @@ async def test_draining_revokes_in_the_background(
     await eventually(gone)
 
 
+async def test_a_database_that_never_comes_back_is_forgotten(broker: Any, lease: dict[str, Any], database: Any) -> None:
+    """One request deletes its connection and takes its leases off the books; the answer says how many users stay behind."""
+    database.down = True
+    assert (await broker("DELETE", "database/roles/app?force=true")).errors[0].startswith("force: unknown")
+    assert (
+        (await broker("DELETE", "database/config/pg?force=true&drain=true"))
+        .errors[0]
+        .startswith("force: allowed without drain")
+    )
+    answer = await broker("DELETE", "database/config/pg?force=true")
+    assert answer.status == 200
+    assert answer.body["warnings"][0].startswith("1 users could not be removed")
+    assert await _gone(broker, lease)
+    assert (await broker("GET", "database/config/pg")).status == 404
+    assert (await broker("DELETE", "database/config/pg?force=true")).status == 204
+    assert any(entry.get("error") == "its connection was deleted by force" for entry in broker.audit())
+
+
 @pytest.mark.parametrize("path", ["database/roles/app", "database/config/pg"])
 @pytest.mark.parametrize(
     ("query", "field"),
