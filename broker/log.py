@@ -65,7 +65,8 @@ def configure(settings: LogSettings) -> None:
 def _console() -> structlog.dev.ConsoleRenderer:
     """For reading; in colours at a terminal alone (https://no-color.org)."""
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    # As literals: a name that somebody gave a role may hold what a terminal obeys.
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback, repr_native_str=True)
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

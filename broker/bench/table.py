@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.bench.rows import Results, Row
+from broker.printable import printable
 
 _WIDE = 110
 """Columns of a terminal from which on a ratio stands in one line and the rows' labels still have room."""
@@ -47,8 +48,8 @@ class Shown:
         results, summary = self._results, self._results.summary(row)
         clients = str(row.clients or "")
         if row in results.failed():
-            text = f"FAILED: {summary.errors:,} errors; {summary.first_error or 'nothing was done'}"
-            table.add_row(f"{row.label}\n{text}", clients, *[""] * 5, style="bold red")
+            text = f"FAILED: {summary.errors:,} errors; {printable(summary.first_error) or 'nothing was done'}"
+            table.add_row(Text(f"{row.label}\n{text}"), clients, *[""] * 5, style="bold red")
             return
         table.add_row(
             row.label,

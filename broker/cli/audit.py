@@ -15,6 +15,7 @@ from broker.audit.chain import Head
 from broker.audit.verify import Report, verify
 from broker.cli.serve import DEFAULT_CONFIG, chosen
 from broker.errors import InvalidRequest, StoreUnavailable
+from broker.printable import printable
 
 INTACT, BROKEN, BEGINS_LATE = 0, 1, 2
 """Exit codes of `broker audit verify`."""
@@ -86,8 +87,8 @@ def _shown(report: Report) -> RenderableType:
     for column in ("lines", "first", "last"):
         table.add_column(column, justify="right")
     for extent in report.extents:
-        table.add_row(Text(str(extent.file)), str(extent.lines), _number(extent.first), _number(extent.last))
-    return Group(table, *(Text(line) for line in _remarks(report)), _verdict(report))
+        table.add_row(Text(printable(str(extent.file))), str(extent.lines), _number(extent.first), _number(extent.last))
+    return Group(table, *(Text(printable(line)) for line in _remarks(report)), _verdict(report))
 
 
 def _remarks(report: Report) -> list[str]:
@@ -101,7 +102,8 @@ def _verdict(report: Report) -> Text:
     if report.flaw is None:
         return Text(f"intact up to sequence {report.ends_at}", style="bold green")
     flaw = report.flaw
-    return Text(f"BROKEN {flaw.file}:{flaw.line} sequence {flaw.sequence} {flaw.wrong}: {flaw.detail}", style="bold red")
+    text = f"BROKEN {flaw.file}:{flaw.line} sequence {flaw.sequence} {flaw.wrong}: {flaw.detail}"
+    return Text(printable(text), style="bold red")
 
 
 def _number(sequence: int | None) -> str:

@@ -17,6 +17,7 @@ from broker.cli.doctor import doctor
 from broker.cli.reconcile import reconcile
 from broker.cli.serve import serve
 from broker.errors import BrokerError, ConfigError
+from broker.printable import printable
 
 app = typer.Typer(
     name="broker",
@@ -55,8 +56,8 @@ def run() -> None:
         app()
     except ConfigError as error:
         for mistake in error.mistakes:
-            typer.echo(f"broker: {mistake}", err=True)
+            typer.echo(f"broker: {printable(mistake)}", err=True)
         sys.exit(exits.status(error))
     except BrokerError as error:
-        typer.echo(f"broker: {error}", err=True)
+        typer.echo(f"broker: {printable(str(error))}", err=True)
         sys.exit(exits.status(error))

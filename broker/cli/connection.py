@@ -15,6 +15,7 @@ from rich.text import Text
 
 from broker.cli import exits
 from broker.cli.remote import DEFAULT_ADDRESS, Address, TokenFile, remote
+from broker.printable import printable
 
 app = typer.Typer(name="connection", help="The connections to databases.", no_args_is_help=True)
 
@@ -48,17 +49,23 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     for heading in ("", "What", "How it went"):
         table.add_column(heading, overflow="fold")
     for step in found["steps"]:
-        went = Text(f"{step['milliseconds']:.1f} ms") if step["ok"] else Text(step["error"])
-        table.add_row(_verdict(good=step["ok"]), f"a user was {step['step']}" if step["ok"] else f"not {step['step']}", went)
+        went = f"{step['milliseconds']:.1f} ms" if step["ok"] else step["error"]
+        table.add_row(
+            _verdict(good=step["ok"]), f"a user was {step['step']}" if step["ok"] else f"not {step['step']}", _text(went)
+        )
     for lack in found["missing"]:
         said = lack["reason"] or ("no user can be made" if lack["fatal"] else "missing")
-        table.add_row(_verdict(good=False), Text(lack["need"]), Text(said))
+        table.add_row(_verdict(good=False), _text(lack["need"]), _text(said))
     console.print(table)
     remedies = [text for part in (*found["missing"], *found["steps"]) for text in _remedies(part["remedy"])]
     if remedies:
         console.print("\nTo be run by an administrator of the database:\n")
     for text in dict.fromkeys(remedies):
-        console.print(Text(f"  {text.rstrip(';')};"))
+        console.print(_text(f"  {text.rstrip(';')};"))
+
+
+def _text(text: str) -> Text:
+    return Text(printable(text))
 
 
 def _verdict(*, good: bool) -> Text:

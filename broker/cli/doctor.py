@@ -20,6 +20,7 @@ from broker.cli import exits
 from broker.cli.serve import DEFAULT_CONFIG, chosen
 from broker.config import Config, load
 from broker.errors import BrokerError, ConfigError, StoreInUse
+from broker.printable import printable
 
 _DISTRIBUTION = "db-credential-broker"
 _LIBRARIES = ("aiohttp", "apscheduler", "asyncpg", "cryptography", "structlog", "uvloop")
@@ -50,7 +51,7 @@ def doctor(
     allowed = settings.engines.allowed_distributions if settings else ()
     findings = [*versions(), *import_clash(), *plugins(allowed), *configured, *(_state(settings) if settings else ())]
     for finding in findings:
-        typer.echo(f"{finding.verdict:<5} {finding.subject:<28} {finding.text}")
+        typer.echo(printable(f"{finding.verdict:<5} {finding.subject:<28} {finding.text}"))
     if any(finding.verdict is Verdict.BAD for finding in findings):
         raise typer.Exit(exits.FAILED)
 

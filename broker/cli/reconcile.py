@@ -15,6 +15,7 @@ from rich.text import Text
 from broker.cli import exits
 from broker.cli.remote import DEFAULT_ADDRESS, Address, Remote, TokenFile, remote
 from broker.errors import BrokerError, Unavailable
+from broker.printable import printable
 
 AGREE, DIFFER, INCOMPLETE = 0, 1, 2
 """Exit codes, as those of diff(1): nothing is left to be done, something is, and not everything could be compared, or nothing."""
@@ -55,7 +56,7 @@ def reconcile(
         if exits.status(error) != exits.FAILED:
             raise
         # The status of any failure is here the one of a difference.
-        typer.echo(f"broker: {error}", err=True)
+        typer.echo(f"broker: {printable(str(error))}", err=True)
         raise typer.Exit(INCOMPLETE) from None
     if json:
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
@@ -86,7 +87,7 @@ def _show(found: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="left" if column == "connection" else "right")
     for each in found["connections"]:
         counts = (each["users"], each["leases"], sum(each["found"].values()), sum(each["amended"].values()))
-        table.add_row(Text(each["connection"] or "-"), *(f"{count:,}" for count in counts))
+        table.add_row(_text(each["connection"] or "-"), *(f"{count:,}" for count in counts))
     console.print(table)
     for each in found["connections"]:
         _show_found(each, console)
@@ -98,21 +99,25 @@ def _show_found(each: dict[str, Any], console: Console) -> None:
     """What was found on one connection, beyond the figures."""
     name = each["connection"]
     for kind, count in each["found"].items():
-        console.print(Text(f"{name}: {count:,} {kind}: {_MEANINGS.get(kind, '')}", style="yellow"))
+        console.print(_text(f"{name}: {count:,} {kind}: {_MEANINGS.get(kind, '')}", style="yellow"))
     for difference in each["differences"]:
-        console.print(Text(f"  {difference['kind']}  {difference['username']}  {difference['lease_id']}".rstrip()))
+        console.print(_text(f"  {difference['kind']}  {difference['username']}  {difference['lease_id']}".rstrip()))
     if each["left_out"]:
-        console.print(Text(f"  and {each['left_out']:,} more, not named"))
+        console.print(_text(f"  and {each['left_out']:,} more, not named"))
     if each["sessions_ended"]:
-        console.print(Text(f"{name}: sessions of users that no longer exist, ended: {each['sessions_ended']:,}"))
+        console.print(_text(f"{name}: sessions of users that no longer exist, ended: {each['sessions_ended']:,}"))
     if each["sessions_left"]:
         console.print(
-            Text(f"{name}: sessions of users that no longer exist, going on: {each['sessions_left']:,}", style="yellow")
+            _text(f"{name}: sessions of users that no longer exist, going on: {each['sessions_left']:,}", style="yellow")
         )
     for concern in each["concerns"]:
-        console.print(Text(f"{name}: {concern}", style="yellow"))
+        console.print(_text(f"{name}: {concern}", style="yellow"))
     if each["error"]:
-        console.print(Text(f"{name}: not compared to the end: {each['error']}", style="bold red"))
+        console.print(_text(f"{name}: not compared to the end: {each['error']}", style="bold red"))
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style=style)
 
 
 def _status(found: dict[str, Any]) -> int:

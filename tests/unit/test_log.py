@@ -80,3 +80,14 @@ def test_colours_are_for_terminals(
     written = capsys.readouterr().err
     assert ("\x1b[" in written) == bool(escape)
     assert "told" in written
+
+
+def test_terminal_obeys_no_name_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """A role's name with an escape sequence is spelt out where a terminal reads along; a traceback keeps its lines."""
+    configure(LogSettings(format="console"))
+    for name in ("\x1b[2Jx", "x\x9b3m", "x\nerror forged", "\u202ex"):
+        structlog.get_logger().error("differ", first=name, exc_info=ValueError("odd"))
+        written = capsys.readouterr().err
+        assert f"first={name!r}" in written
+        assert name not in written
+        assert "\nValueError: odd" in written
