@@ -25,7 +25,10 @@ PREPARED_USERS = 10_000
 
 
 class ConnectionWrite(Wire):
-    """A connection as it is written: the broker's fields and those of its engine. An update merges over what is stored."""
+    """A connection as it is written: the broker's fields and those of its engine.
+
+    An update merges over what is stored; a null takes away a field of the engine.
+    """
 
     # What was sent stands in `model_fields_set` and, for the engine, in `model_extra`.
     keeps_unknown: ClassVar[bool] = True
@@ -46,7 +49,10 @@ class ConnectionWrite(Wire):
 
 
 class RoleWrite(Wire):
-    """A role as it is written: the broker's fields and options for the engine. An update merges over what is stored."""
+    """A role as it is written: the broker's fields and options for the engine.
+
+    An update merges over what is stored; a null takes away an option.
+    """
 
     keeps_unknown: ClassVar[bool] = True
 

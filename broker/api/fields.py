@@ -158,7 +158,10 @@ KeyValues = Annotated[
 
 
 class Wire(BaseModel):
-    """What every request is made of. Unknown fields are kept in `model_extra`; a null counts as absent."""
+    """What every request is made of. Unknown fields are kept in `model_extra`; a null counts as absent.
+
+    Where unknown fields mean something, a null takes one of them away.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     keeps_unknown: ClassVar[bool] = False
@@ -171,11 +174,19 @@ class Wire(BaseModel):
             raise InvalidRequest("the request body is not a JSON object")
         for field, value in data.items():
             check_json(value, text(field, "a field's name")[:NAME_CHARS])
-        return {field: value for field, value in data.items() if value is not None}
+        return {field: value for field, value in data.items() if value is not None or cls._may_take_away(field)}
+
+    @classmethod
+    def _may_take_away(cls, field: str) -> bool:
+        return cls.keeps_unknown and field not in cls.model_fields
 
     def unknown(self) -> list[str]:
         """Names of the fields that this request does not know, sorted."""
         return sorted(self.model_extra or ())
+
+    def unknown_over(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that it does not know, over those of an earlier request; what is null is taken away."""
+        return {field: value for field, value in {**before, **(self.model_extra or {})}.items() if value is not None}
 
 
 def check_json(value: object, field: str, depth: int = 0) -> None:

@@ -95,7 +95,7 @@ def merged(old: Connection | None, name: str, write: ConnectionWrite) -> Connect
             write.root_rotation_statements if "root_rotation_statements" in sent else base.root_rotation_statements
         ),
         password_policy=str(chosen("password_policy")),
-        details={**base.details, **(write.model_extra or {})},
+        details=write.unknown_over(base.details),
         cluster=base.cluster,
         proven=base.proven,
         timeline=base.timeline,

@@ -103,7 +103,7 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
         raise InvalidRequest("database name is required")
     written = Terms(
         **{word: statements(key) for key, word in _STATEMENTS.items()},
-        options={**base.written.options, **(write.model_extra or {})},
+        options=write.unknown_over(base.written.options),
     )
     role = Role(
         name=name,

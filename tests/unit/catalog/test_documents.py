@@ -85,10 +85,12 @@ def _connection(**fields: Any) -> Connection:
 
 
 def test_a_connections_fields_that_were_not_sent_stay() -> None:
-    """An update merges over what is stored, known fields and the engine's own alike."""
+    """An update merges over what is stored, known fields and the engine's own alike; a null takes away one of the engine's."""
     old = replace(_connection(), number=ConnectionNumber(5), revision=9)
     new = connections.merged(old, "main", ConnectionWrite.model_validate({"url": "v", "password_policy": "q"}))
     assert new == replace(old, details={"url": "v", "password": "x"}, password_policy="q")
+    without = connections.merged(old, "main", ConnectionWrite.model_validate({"password": None, "allowed_roles": None}))
+    assert without == replace(old, details={"url": "u"})
     emptied = connections.merged(old, "main", ConnectionWrite.model_validate({"allowed_roles": []}))
     assert emptied.allowed_roles == ()
 
@@ -129,13 +131,15 @@ def _role(**fields: Any) -> Role:
 
 
 def test_a_roles_fields_that_were_not_sent_stay() -> None:
-    """An update merges over what is stored; what is sent empty is emptied."""
+    """An update merges over what is stored; what is sent empty is emptied, and a null takes away an option."""
     old = _role(default_ttl="1h", max_ttl=7_200, prepared_users=5, reissue=True, max_leases=3)
     assert (old.default_ttl_s, old.max_ttl_s, old.path) == (3_600, 7_200, "database/creds/app")
     assert roles.merged(old, "app", RoleWrite()) == old
     new = roles.merged(
         old, "app", RoleWrite.model_validate({"creation_statements": [], "prepared_users": 0, "reassign_to": "x"})
     )
+    without = roles.merged(old, "app", RoleWrite.model_validate({"owned_objects": None, "misspelt": None, "max_leases": None}))
+    assert without == replace(old, written=replace(old.written, options={}), terms=replace(old.terms, options={}))
     terms = replace(old.terms, creation=(), options={"owned_objects": "drop", "reassign_to": "x"})
     assert new == replace(old, prepared_users=0, written=terms, terms=terms)
 
