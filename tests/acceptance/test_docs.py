@@ -146,15 +146,50 @@ def test_commands_in_the_pages_work(page: Path, checkout: Path, environment: dic
     assert shell.returncode == 0, f"{output[-6000:]}\n{logs[-3000:]}"
 
 
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """The tests that a page names: file and function, the latter empty where a file is meant; one without a file is of the last named.
+
+    Three ways of writing are known: `tests/a/test_b.py::test_c`, `::test_c`, `test_c`.
+    """
+    named, file = [], ""
+    for path, colons, name in re.findall(r"`(tests/[\w/.-]+\.py)?(::)?(\w+)?`", text):
+        file = path or file
+        if path or colons or name.startswith("test_"):
+            named.append((file, name))
+    return named
+
+
+def is_there(path: str, name: str) -> bool:
+    """Whether there is a test of just that name, as a function or a method, or such a file."""
+    if not path or not (ROOT / path).is_file():
+        return False
+    return not name or re.search(rf"^ *(?:async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE) is not None
+
+
 def test_pages_name_tests_that_exist() -> None:
-    """Every test that a page names (`tests/...py::test_...`) is there."""
+    """Every test that a page names is there, by just that name."""
     broken = [
         f"{page.relative_to(ROOT)}: {path}::{name}"
         for page in PAGES
-        for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())
-        if not (ROOT / path).is_file() or not re.search(rf"^(?:async )?def {name}", (ROOT / path).read_text(), re.MULTILINE)
+        for path, name in named_tests(page.read_text())
+        if not is_there(path, name)
     ]
     assert broken == []
+
+
+def test_names_of_tests_are_all_found() -> None:
+    """Short names are of the file named last, and part of a name is no name; so no page can name a test that is not there."""
+    here = f"tests/acceptance/{Path(__file__).name}"
+    text = f"`{here}::test_a` (`::test_b`), `test_c`, `a_test`, `test_d.py`, `tests/e.py`, `::test_f`"
+    assert named_tests(text) == [
+        *((here, "test_a"), (here, "test_b"), (here, "test_c")),
+        *(("tests/e.py", ""), ("tests/e.py", "test_f")),
+    ]
+    assert is_there(here, "test_names_of_tests_are_all_found")
+    assert not is_there(here, "test_names_of_tests")
+    assert not is_there("", "test_names_of_tests_are_all_found")
+    assert not is_there("tests/e.py", "")
+    assert "test_what_a_plain_login_cannot_hide" in dict(map(reversed, named_tests((ROOT / "docs/secrets.md").read_text())))
 
 
 def test_pages_link_to_what_exists() -> None:
