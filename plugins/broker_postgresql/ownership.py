@@ -12,8 +12,8 @@ import asyncpg
 
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
-from broker.errors import EngineError, InstructionsFailed, UserRemains
-from broker_postgresql import bulk, dependencies, doors, handover, passed_on, prepared, ties
+from broker.errors import EngineError, InstructionsFailed, UserRemains, WorkContinues
+from broker_postgresql import bulk, dependencies, doors, handover, heirs, passed_on, prepared, ties
 from broker_postgresql.batch import Patience, attempt, from_anywhere, in_halves, patiently
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
@@ -215,12 +215,19 @@ class _Work:
 
     async def _by_the_slice(self, session: Session, one: Present, how: bulk.How) -> None:
         loose = "foreign_keys" if how is bulk.dropping else "policies"
-        await bulk.run_each(session, loose, one.oid, self._pace)
-        await bulk.work_off(session, one.oid, how, self._pace)
+        try:
+            await bulk.run_each(session, loose, one.oid, self._pace)
+            await bulk.work_off(session, one.oid, how, self._pace)
+        except UserRemains as error:
+            # Being refused object by object takes long, too.
+            if isinstance(error, WorkContinues) or not (grants := await heirs.grants(session, one)):
+                raise
+            raise UserRemains(str(error), remedy=grants) from None
 
     async def _remains(self, session: Session, one: Present, error: asyncpg.PostgresError) -> None:
         here = session.greeting.database
-        remedy = (*await prepared.obstacles(session, one, error), *dependencies.remedies(one, self._found, here))
+        way_out = await heirs.way_out(session, one, error) or dependencies.remedies(one, self._found, here)
+        remedy = (*await prepared.obstacles(session, one, error), *way_out)
         self._results.fail(one.user, UserRemains(f"{here}: {first_line(error)}", remedy=remedy))
 
 

@@ -9,7 +9,7 @@ import asyncpg
 
 from broker.engines.protocol import Lack
 from broker.model import Terms
-from broker_postgresql import streaming
+from broker_postgresql import heirs, streaming
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier
@@ -22,14 +22,14 @@ _OF_TERMS = "terms"
 
 async def preflight(session: Session, terms: Sequence[Terms], name: str, standbys: Collection[str]) -> list[Lack]:
     """What is missing for users of these terms; `name` is nobody's yet, `standbys` are those that the connection names."""
-    groups, heirs = _named(terms)
-    lacks = {row["need"]: _lack(row) for row in await session.rows(QUERIES["preflight"], groups, heirs)}
+    groups, keepers = _named(terms)
+    lacks = {row["need"]: _lack(row) for row in await session.rows(QUERIES["preflight"], groups, keepers)}
     absent = {need.partition(": ")[2] for need in lacks if need.startswith("group exists: ")}
-    tried = list(_steps(session, name, [group for group in groups if group not in absent], _present(heirs, lacks)))
+    tried = list(_steps(session, name, [group for group in groups if group not in absent], _present(keepers, lacks)))
     for need, reason in (await _rehearsed(session, tried)).items():
         looked_up = lacks.get(need, Lack(need=need))
         lacks[need] = Lack(need=need, remedy=looked_up.remedy, reason=reason, fatal=need == _MAKE)
-    return [*lacks.values(), *await streaming.unnamed(session, standbys)]
+    return [*lacks.values(), *await heirs.lacking(session, terms), *await streaming.unnamed(session, standbys)]
 
 
 async def lacking(session: Session, terms: Terms) -> list[Lack]:

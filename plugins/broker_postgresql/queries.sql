@@ -271,6 +271,35 @@ SELECT pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num
        ) AS rights
 FROM pg_roles r WHERE r.rolname = $2
 
+-- :name closed_schemas
+-- Schemas of this database in which $2 (name) may not create, and roles ($1 names) may or own something, with the statement that changes
+-- that. A role's own schemas go to the heir with the rest.
+WITH roles AS (
+  SELECT oid FROM pg_roles WHERE rolname = ANY ($1::name[])
+), owned AS MATERIALIZED (
+  SELECT classid, objid
+  FROM pg_shdepend
+  WHERE refclassid = 'pg_authid'::regclass AND refobjid IN (SELECT oid FROM roles) AND deptype = 'o'
+    AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+), holding AS MATERIALIZED (
+  SELECT DISTINCT s.refobjid AS oid
+  FROM owned CROSS JOIN LATERAL (
+    SELECT refobjid
+    FROM pg_depend
+    WHERE classid = owned.classid AND objid = owned.objid AND objsubid = 0 AND refclassid = 'pg_namespace'::regclass
+    OFFSET 0
+  ) s
+)
+SELECT schema, creates, holds, format('GRANT CREATE ON SCHEMA %I TO %I', schema, heir) AS statement
+FROM (
+  SELECT n.nspname::text AS schema, h.rolname AS heir, n.oid IN (SELECT oid FROM holding) AS holds,
+         EXISTS (SELECT FROM roles WHERE roles.oid <> n.nspowner AND has_schema_privilege(roles.oid, n.oid, 'CREATE')) AS creates
+  FROM pg_namespace n, pg_roles h
+  WHERE h.rolname = $2::name AND n.nspname !~ '^pg_' AND NOT has_schema_privilege(h.oid, n.oid, 'CREATE')
+) closed
+WHERE creates OR holds
+ORDER BY schema
+
 -- :name owned_code
 -- What of $1 (OID) in this database would run, or be evaluated, with the rights of whoever owned it next, and the statement that
 -- takes it away where there is one. All that is not known to be mere data counts: of what is owned, relations other than tables and

@@ -14,8 +14,9 @@ import asyncpg
 from broker.engines.protocol import NewUser, Password, Rehearsal, User
 from broker.engines.statements import expiration, place
 from broker.errors import EngineError, InstructionsFailed
+from broker.model import Terms
 from broker.secret import Secret
-from broker_postgresql import offspring, schemas
+from broker_postgresql import heirs, offspring, schemas
 from broker_postgresql.commands import commands
 from broker_postgresql.creation import CAN_LOGIN, creation, filled
 from broker_postgresql.creators import Creators
@@ -65,15 +66,15 @@ async def rehearse(session: Session, creators: Creators, user: User, at_ms: int,
     made = creation(order, CAN_LOGIN, at_ms, values["expiration"], password)
     warnings = [f"{lack.need}: {lack.remedy}" for lack in await lacking(session, terms)]
     try:
-        removable = await _tried(session, made, order, values)
+        removable, doubts = await _tried(session, made, order, values)
     except InstructionsFailed as error:
         missing = await creators.lacking(session, terms) if _DENIED in str(error) else ()
         raise InstructionsFailed(f"{error}. What may be missing: {'; '.join(missing)}") if missing else error from None
-    return Rehearsal(warnings=warnings if removable else [*warnings, _KEPT], removable=removable)
+    return Rehearsal(warnings=[*warnings, *doubts, *([] if removable else [_KEPT])], removable=removable)
 
 
-async def _tried(session: Session, made: Order, order: NewUser, values: dict[str, str]) -> bool:
-    """Whether the user could be removed again. Raises `InstructionsFailed`, `EngineError`."""
+async def _tried(session: Session, made: Order, order: NewUser, values: dict[str, str]) -> tuple[bool, list[str]]:
+    """Whether the user could be removed again, and what is doubtful about its heir. Raises `InstructionsFailed`, `EngineError`."""
     user, terms = order.user, order.user.terms
     async with rolled_back(session):
         if made.statements:
@@ -82,12 +83,14 @@ async def _tried(session: Session, made: Order, order: NewUser, values: dict[str
         error = await attempt(session, made.ours)
         if error is not None:
             raise _ours_failed(error)
-        await offspring.refuse(session, await _oid(session, user.name))
-        removable = await _removable(session, order)
+        oid = await _oid(session, user.name)
+        await offspring.refuse(session, oid)
+        removable = await _removable(session, terms, oid)
+        doubts = await heirs.doubts(session, user.name, oid, terms)
         await _own(session, "renew_statements", terms.renewal, values)
         await _join(session, user.name)
         await _own(session, "revocation_statements", terms.revocation, {"name": user.name, "username": user.name})
-    return removable
+    return removable, doubts
 
 
 async def _own(session: Session, field: str, statements: Sequence[str], values: dict[str, str]) -> None:
@@ -143,12 +146,10 @@ async def _check_made(session: Session, name: str) -> None:
         raise InstructionsFailed("creation_statements: they made no role of the name in {{name}}")
 
 
-async def _removable(session: Session, order: NewUser) -> bool:
+async def _removable(session: Session, terms: Terms, oid: int) -> bool:
     """Whether the user owns nothing that its role would keep."""
-    terms = order.user.terms
     if terms.revocation or options_of(terms).owned_objects != "contain":
         return True
-    oid = await _oid(session, order.user.name)
     return not any(row["owned"] for row in await session.rows(QUERIES["dependencies"], [oid]))
 
 

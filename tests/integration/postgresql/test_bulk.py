@@ -128,6 +128,26 @@ async def test_thousands_of_objects_of_every_kind_are_handed_over(keeper: Any) -
         await wire.close()
 
 
+@pytest.mark.parametrize(("count", "limit_s"), [(TABLES, 60.0), (200, 0.0)])
+async def test_heir_that_may_not_create_is_told_by_the_slice(
+    keeper: Any, monkeypatch: pytest.MonkeyPatch, count: int, limit_s: float
+) -> None:
+    """Many tables go by the slice, which asks more of the heir, and takes its time to be refused; with the very grant told they go."""
+    if not keeper.place.limited:
+        return  # A superuser hands anything over to anybody.
+    await keeper.root.execute("REVOKE CREATE ON SCHEMA public FROM keeper; GRANT keeper TO limited WITH ADMIN OPTION")
+    of = terms("reassign", grant_roles=["readers", "keeper"])
+    user = await owning(keeper, of, "CREATE TABLE h_{n}_{i} (a int)", count, ("app",))
+    monkeypatch.setattr(ownership, "_ALONE_S", limit_s)
+    [error] = (await keeper.remove([user]))["release"]
+    assert error.remedy == ('/* in database "app" */ GRANT CREATE ON SCHEMA public TO keeper;',)
+    monkeypatch.setattr(ownership, "_ALONE_S", 60.0)
+    await keeper.root.execute(error.remedy[0])
+    while not gone(said := await keeper.remove([user])):
+        assert isinstance(said["release"][0], WorkContinues), said
+    assert await owned(keeper, "keeper") == count
+
+
 async def test_code_by_the_thousand_is_dropped(keeper: Any) -> None:
     """Views that stand on one another, functions and triggers in their hundreds are dropped, and the tables handed over."""
     statement = (

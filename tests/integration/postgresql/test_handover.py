@@ -421,3 +421,73 @@ async def test_dropping_code_harms_nobody_elses(keeper: Any) -> None:
     assert await wire.fetchval(f"SELECT a FROM y_{user.number}") == 1
     await wire.execute(f"DROP VIEW y_{user.number}")
     assert gone(await keeper.remove([user]))
+
+
+async def test_heir_with_rights_is_doubted_when_the_role_is_tried(keeper: Any) -> None:
+    """With its name, its rights and what to do, as long as users can't become it; who has no rights, or is a group of theirs, is not."""
+    await keeper.root.execute(f"GRANT {KEEPER} TO limited WITH ADMIN OPTION")
+    joins = Terms(options={**terms().options, "grant_roles": ["readers", KEEPER]})
+    for of in (terms(), joins):
+        assert (await keeper.engine.rehearse(of)).warnings == []
+    await keeper.root.execute(f"GRANT SELECT ON secret TO {KEEPER}; ALTER ROLE {KEEPER} CREATEDB")
+    [warning] = (await keeper.engine.rehearse(terms())).warnings
+    for word in (
+        f"could not act as {KEEPER}",
+        "CREATEDB",
+        "rights on table public.secret",
+        f"join {KEEPER} (grant_roles)",
+        "stays",
+    ):
+        assert word in warning
+    assert (await keeper.engine.rehearse(joins)).warnings == []
+
+
+async def test_schema_closed_to_the_heir_is_told_when_the_role_is_tried(keeper: Any) -> None:
+    """Where users may create and the heir may not, the rehearsal and the connection's check name the grant, and are content after it."""
+    await keeper.root.execute(f"REVOKE CREATE ON SCHEMA public FROM {KEEPER}")
+    grant = f"GRANT CREATE ON SCHEMA public TO {KEEPER}"
+    made = Terms(
+        creation=("CREATE ROLE \"{{name}}\" PASSWORD '{{password}}'", 'GRANT readers TO "{{name}}"'),
+        options={"owned_objects": "reassign", "reassign_to": KEEPER},
+    )
+
+    async def told() -> list[list[str]]:
+        warnings = [list((await keeper.engine.rehearse(of)).warnings) for of in (terms(), made)]
+        lacks = await keeper.engine.preflight([terms()])
+        return [*warnings, [lack.remedy for lack in lacks if lack.need == f"hand over in schema public to: {KEEPER}"]]
+
+    if keeper.place.limited:
+        first, second, lacked = await told()
+        assert first == second
+        assert f"{KEEPER} may not" in first[0]
+        assert first[0].endswith(f"In database app: {grant}")
+        assert lacked == [grant]
+        await keeper.root.execute(grant)
+    # A superuser's login hands anything over to anybody.
+    assert await told() == [[], [], []]
+
+
+@pytest.mark.parametrize("way", ["within reach", "without rights"])
+async def test_schema_closed_to_the_heir_is_told_by_who_is_stuck_on_it(keeper: Any, way: str) -> None:
+    """A user whose function, or collation, can't go to the heir names the very grant after which it does; a superuser needs none."""
+    await keeper.root.execute(
+        f'CREATE SCHEMA "o\'d ""d"; GRANT USAGE, CREATE ON SCHEMA "o\'d ""d" TO readers; GRANT {KEEPER} TO limited WITH ADMIN OPTION'
+    )
+    try:
+        reach = way == "within reach"
+        of = Terms(options={**terms().options, "grant_roles": ["readers", KEEPER]}) if reach else terms()
+        code = (
+            "CREATE FUNCTION {s}.f_{n}() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+            if reach
+            else 'CREATE COLLATION {s}.o_{n} FROM "C"'
+        )
+        user = await owning(keeper, of, code.replace("{s}", '"o\'d ""d"'))
+        said = await keeper.remove([user])
+        if keeper.place.limited:
+            assert error_of(said).remedy == (f'/* in database "app" */ GRANT CREATE ON SCHEMA "o\'d ""d" TO {KEEPER};',)
+            await keeper.root.execute(error_of(said).remedy[0])
+            said = await keeper.remove([user])
+        assert gone(said)
+        assert (await owners(keeper, user))[f"t_{user.number}"] == KEEPER
+    finally:
+        await keeper.root.execute('DROP SCHEMA "o\'d ""d" CASCADE')
