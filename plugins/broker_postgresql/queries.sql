@@ -306,7 +306,8 @@ ORDER BY schema
 -- sequences, functions, operators and the like, domains, ranges, and casts of types; of owned tables, rules, triggers and policies,
 -- foreign keys with actions (those run as the table's owner, and with them defaults and checks), those that may cast between types
 -- (the look-up runs as the owner of the table that is referred to, for whoever inserts) and those of others, and expressions over
--- others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses). OFFSET keeps the look-ups by
+-- others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses), and being a partition or child of
+-- another owner's table or having one (an index on the one is built on the other as its owner). OFFSET keeps the look-ups by
 -- object: whatever else is planned for catalogues that nobody analysed takes minutes where there are thousands. $2 rows.
 WITH mine AS MATERIALIZED (
   SELECT d.classid, d.objid
@@ -404,8 +405,22 @@ WITH mine AS MATERIALIZED (
   CROSS JOIN LATERAL (SELECT typtype, typelem, typbasetype FROM pg_type WHERE oid = a.atttypid OFFSET 0) t
   LEFT JOIN LATERAL (SELECT oid, typtype FROM pg_type WHERE oid IN (t.typelem, t.typbasetype) OFFSET 0) b ON true
   WHERE t.typtype IN ('r', 'm') OR (b.typtype IN ('r', 'm') AND b.oid >= 16384)
+), linked AS (
+  SELECT h.inhrelid AS child, h.inhparent AS parent, h.inhparent AS other
+  FROM tables CROSS JOIN LATERAL (SELECT inhrelid, inhparent FROM pg_inherits WHERE inhrelid = tables.oid OFFSET 0) h
+  UNION ALL
+  SELECT h.inhrelid, h.inhparent, h.inhrelid
+  FROM tables CROSS JOIN LATERAL (SELECT inhrelid, inhparent FROM pg_inherits WHERE inhparent = tables.oid OFFSET 0) h
 )
-SELECT pg_describe_object(f.classid, f.objid, f.objsubid) AS object,
+SELECT format('%s below %s', pg_describe_object('pg_class'::regclass, l.child, 0), pg_describe_object('pg_class'::regclass, l.parent, 0))
+         AS object,
+       CASE WHEN c.relispartition THEN format('ALTER TABLE %s DETACH PARTITION %s', l.parent::regclass, l.child::regclass)
+         ELSE format('ALTER TABLE %s NO INHERIT %s', l.child::regclass, l.parent::regclass) END AS statement,
+       l.child AS place
+FROM linked l JOIN pg_class o ON o.oid = l.other JOIN pg_class c ON c.oid = l.child
+WHERE o.relowner <> $1::oid
+UNION ALL
+SELECT pg_describe_object(f.classid, f.objid, f.objsubid),
        CASE
          WHEN f.objsubid <> 0 OR f.classid IN ('pg_database'::regclass, 'pg_tablespace'::regclass, 'pg_subscription'::regclass)
            OR i.type IN ('table', 'sequence') THEN NULL
@@ -418,7 +433,8 @@ SELECT pg_describe_object(f.classid, f.objid, f.objsubid) AS object,
          WHEN f.classid = 'pg_class'::regclass AND i.type = 'index' AND k.name IS NOT NULL THEN format(
            'ALTER TABLE %s DROP CONSTRAINT %I', k.relation, k.name)
          ELSE format('DROP %s %s', CASE i.type WHEN 'statistics object' THEN 'STATISTICS' ELSE upper(i.type) END, i.identity)
-       END AS statement
+       END,
+       f.objid
 FROM found f CROSS JOIN LATERAL pg_identify_object(f.classid, f.objid, f.objsubid) i
 LEFT JOIN LATERAL (
   SELECT k.conrelid::regclass AS relation, k.conname AS name
@@ -427,7 +443,7 @@ LEFT JOIN LATERAL (
   OFFSET 0
 ) k ON true
 WHERE i.type IS NOT NULL
-ORDER BY f.objid DESC
+ORDER BY place DESC
 LIMIT $2
 
 -- :name ties
