@@ -185,7 +185,8 @@ class Engine:
         blocked = [user for user, outcome in zip(users, outcomes, strict=True) if outcome.error]
         if not blocked:
             return outcomes
-        await prepared.clear_the_way(self._lanes.revoking, blocked)
+        if not await prepared.clear_the_way(self._lanes.revoking, blocked):
+            return outcomes
         again = {outcome.number: outcome for outcome in await self._stage(blocked, self._disable)}
         return [again.get(outcome.number, outcome) for outcome in outcomes]
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.engines.protocol import Outcome, Standing, User
-from broker.errors import EngineError
+from broker.errors import EngineError, UserRemains, WorkContinues
 from broker_postgresql.creators import makers
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Session
@@ -40,9 +40,25 @@ class Results:
         """Notes the first error of a user; later ones are consequences."""
         self._errors.setdefault(user.number, error)
 
+    def also(self, user: User, remedy: Sequence[str]) -> None:
+        """Adds statements to what the error of a user tells to run."""
+        error = self._errors.get(user.number)
+        if isinstance(error, UserRemains):
+            error.remedy += tuple(remedy)
+
+    def note(self, user: User, text: str) -> None:
+        """Adds to the text of a user's error what became of the user all the same."""
+        error = self._errors[user.number]
+        if isinstance(error, UserRemains):
+            self._errors[user.number] = UserRemains(f"{error}; {text}", remedy=error.remedy)
+
     def failed(self, user: User) -> bool:
         """Whether an error of the user is noted."""
         return user.number in self._errors
+
+    def remains(self, user: User) -> bool:
+        """Whether an error of the user is noted, and not just that its work goes on."""
+        return self.failed(user) and not isinstance(self._errors[user.number], WorkContinues)
 
     def identified(self, present: Sequence[Present]) -> None:
         """Notes the OIDs that the server said."""

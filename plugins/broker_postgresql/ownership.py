@@ -13,7 +13,7 @@ import asyncpg
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, InstructionsFailed, UserRemains, WorkContinues
-from broker_postgresql import bulk, dependencies, doors, handover, heirs, passed_on, prepared, ties
+from broker_postgresql import bulk, dependencies, doors, handover, heirs, obstacles, passed_on, prepared, stripped, ties
 from broker_postgresql.batch import Patience, attempt, from_anywhere, in_halves, patiently
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
@@ -59,9 +59,11 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
     limit_s = _ALONE_S if len(present) == 1 else _AMONG_OTHERS_S
     for heavy in (False, True):
         await work.free([one for one in present if (one.oid in work.heavy) is heavy], limit_s)
-    if found:
+    if found or any(results.remains(one.user) for one in present):
         async with lane.session() as session:
-            await _report_rest(session, present, results)
+            if found:
+                await _report_rest(session, present, results)
+            await stripped.strip(session, [one for one in present if results.remains(one.user)], results)
     return results.outcomes()
 
 
@@ -227,7 +229,7 @@ class _Work:
     async def _remains(self, session: Session, one: Present, error: asyncpg.PostgresError) -> None:
         here = session.greeting.database
         way_out = await heirs.way_out(session, one, error) or dependencies.remedies(one, self._found, here)
-        remedy = (*await prepared.obstacles(session, one, error), *way_out)
+        remedy = (*await obstacles.holders(session, one, error), *way_out)
         self._results.fail(one.user, UserRemains(f"{here}: {first_line(error)}", remedy=remedy))
 
 

@@ -10,12 +10,13 @@ import asyncpg
 from broker.engines.protocol import User
 from broker.errors import EngineError, UserRemains
 from broker_postgresql import doors
-from broker_postgresql.failures import LOCK_TIMEOUT, first_line
+from broker_postgresql.failures import first_line
 from broker_postgresql.identity import Present, Results, ours
 from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
+from broker_postgresql.obstacles import rolled_back
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import comment, identifier, literal
+from broker_postgresql.quoting import identifier, literal
 from broker_postgresql.session import Session
 
 
@@ -35,11 +36,11 @@ async def find(session: Session, users: Sequence[Present]) -> list[Transaction]:
     return [Transaction(by_name[row["owner"]], row["gid"], row["database"]) for row in rows]
 
 
-async def clear_the_way(lane: Lane, users: Sequence[User]) -> None:
+async def clear_the_way(lane: Lane, users: Sequence[User]) -> bool:
     """Rolls back what the users prepared, and what else keeps their roles locked as far as it can be told.
 
     A transaction that changed its own role and was prepared keeps that role from being changed, also when the user's sessions are
-    gone; prepared under SET ROLE it belongs to the group. What stays shows in what is blocked by it.
+    gone; prepared under SET ROLE it belongs to the group. What stays shows in what is blocked by it. Answers whether there was any.
     """
     async with lane.session() as session:
         present = await ours(session, users)
@@ -53,18 +54,7 @@ async def clear_the_way(lane: Lane, users: Sequence[User]) -> None:
                 Transaction(by_oid[row["oid"]], row["gid"], row["database"]) for row in held if row["gid"] not in own
             ]
     await roll_back(lane, transactions, Results(users))
-
-
-async def obstacles(session: Session, one: Present, error: asyncpg.PostgresError) -> tuple[str, ...]:
-    """After a wait for a lock that was in vain: statements that end prepared transactions which hold such locks, if there are any."""
-    if error.sqlstate != LOCK_TIMEOUT:
-        return ()
-    rows = await session.rows(QUERIES["obstacles"], one.oid)
-    return tuple(_by_hand(row["gid"], f"in database {identifier(row['database'])}, of {row['owner']}") for row in rows)
-
-
-def _by_hand(gid: str, about: str) -> str:
-    return f"{comment(about)} ROLLBACK PREPARED {literal(gid)};"
+    return bool(transactions)
 
 
 async def roll_back(lane: Lane, transactions: Sequence[Transaction], results: Results) -> None:
@@ -80,10 +70,10 @@ async def _visit(lane: Lane, database: str, transactions: Sequence[Transaction],
                 await _roll_back_one(session, transaction, results)
     except EngineError as error:
         # Not taken for an unavailable server: its owner may have closed the one database.
-        key, about = await doors.key(lane, database), f"in database {identifier(database)}"
+        key = await doors.key(lane, database)
         for transaction in transactions:
             text = f"a prepared transaction stays, and database {database} can't be visited: {error}"
-            results.fail(transaction.one.user, UserRemains(text, remedy=(*key, _by_hand(transaction.gid, about))))
+            results.fail(transaction.one.user, UserRemains(text, remedy=(*key, rolled_back(transaction.gid, database))))
 
 
 async def _roll_back_one(session: Session, transaction: Transaction, results: Results) -> None:
@@ -96,5 +86,5 @@ async def _roll_back_one(session: Session, transaction: Transaction, results: Re
         if not session.greeting.superuser:
             await session.run("RESET ROLE")
     except asyncpg.PostgresError as error:
-        remedy = _by_hand(transaction.gid, f"in database {identifier(transaction.database)}")
+        remedy = rolled_back(transaction.gid, transaction.database)
         results.fail(transaction.one.user, UserRemains(f"a prepared transaction stays: {first_line(error)}", remedy=(remedy,)))

@@ -122,15 +122,74 @@ FROM pg_authid a JOIN pg_prepared_xacts p ON p.transaction = a.xmax
 WHERE a.oid = ANY ($1::oid[])
 
 -- :name obstacles
--- Prepared transactions that hold locks on roles, or on relations that $1 (OID) owns in this database.
-SELECT DISTINCT p.gid, p.database::text AS database, p.owner::text AS owner
+-- Transactions, prepared or open, that hold locks on a role ($1, OID), or on relations that it owns in this database. A change of its row
+-- shows as a lock on all roles, which others take all the time: of open ones only the user's own count then.
+SELECT DISTINCT p.gid, a.pid, coalesce(p.database, a.datname)::text AS database, coalesce(p.owner, a.usename)::text AS owner
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid'
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+WHERE l.granted AND (p.gid IS NOT NULL OR (a.pid <> pg_backend_pid() AND a.usename IS NOT NULL)) AND (
+  (l.locktype = 'object' AND l.database = 0 AND l.classid = 'pg_authid'::regclass AND l.objid = $1::oid)
+  OR (l.locktype = 'relation' AND l.relation = 'pg_authid'::regclass AND l.mode = 'RowExclusiveLock'
+    AND (p.gid IS NOT NULL OR a.usesysid = $1::oid))
+  OR (l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relowner = $1::oid)))
+LIMIT 5
+
+-- :name waited_for
+-- Sessions of $1 (OID), after those sessions and prepared transactions that keep them waiting.
+WITH own AS MATERIALIZED (
+  SELECT pid FROM pg_stat_activity WHERE usesysid = $1::oid
+), others AS MATERIALIZED (
+  SELECT DISTINCT unnest(pg_blocking_pids(pid)) AS pid FROM own
+)
+SELECT NULL::text AS gid, a.pid, a.datname::text AS database, a.usename::text AS owner, own.pid IS NOT NULL AS own
+FROM pg_stat_activity a LEFT JOIN own ON own.pid = a.pid
+WHERE a.pid IN (SELECT pid FROM own UNION SELECT pid FROM others)
+UNION ALL
+SELECT p.gid, NULL, p.database::text, p.owner::text, false
 FROM pg_prepared_xacts p
 JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.pid IS NULL
 JOIN pg_locks l ON l.virtualtransaction = x.virtualtransaction AND l.pid IS NULL AND l.locktype = 'relation'
-WHERE (l.relation = 'pg_authid'::regclass AND l.mode = 'RowExclusiveLock')
-  OR (l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND l.relation IN (SELECT c.oid FROM pg_class c WHERE c.relowner = $1::oid))
+JOIN pg_locks w ON w.relation = l.relation AND w.database = l.database AND w.locktype = 'relation' AND NOT w.granted
+WHERE w.pid IN (SELECT pid FROM own) AND 0 IN (SELECT pid FROM others)
+ORDER BY own, pid
 LIMIT 5
+
+-- :name memberships
+-- What roles ($1 OIDs, with the names of their heirs in $2) are members of, and as whom our login may take each away: empty for itself, null
+-- where it may not. Not those by which one could become its heir, or make roles; nor roles that it made.
+SELECT m.member AS oid, u.rolname::text AS member, g.rolname::text AS role, by.rolname::text AS grantor,
+       CASE WHEN current_setting('server_version_num')::int < 160000 OR own.rolsuper OR m.grantor = own.oid THEN ''
+         WHEN pg_has_role(m.grantor, 'SET') THEN by.rolname::text END AS actor
+FROM unnest($1::oid[], $2::text[]) AS asked (oid, heir)
+CROSS JOIN pg_roles own
+JOIN pg_auth_members m ON m.member = asked.oid
+JOIN pg_roles u ON u.oid = m.member JOIN pg_roles g ON g.oid = m.roleid LEFT JOIN pg_roles by ON by.oid = m.grantor
+LEFT JOIN pg_roles h ON h.rolname = asked.heir
+WHERE own.rolname = session_user
+  AND (h.oid IS NULL OR NOT pg_has_role(m.roleid, h.oid, 'MEMBER'))
+  AND NOT (u.rolcreaterole AND m.admin_option AND m.grantor = 10)
+  AND NOT EXISTS (SELECT FROM pg_roles a WHERE (a.rolcreaterole OR a.rolsuper) AND pg_has_role(m.roleid, a.oid, 'MEMBER'))
+ORDER BY m.member, g.rolname
+
+-- :name own_rights
+-- Statements that take away what was granted to roles ($1 OIDs) themselves, in this database or on what all share, on what others own. A
+-- REVOKE on a table takes what is granted on its columns too. $2 rows.
+SELECT DISTINCT d.refobjid AS oid,
+       format('REVOKE ALL ON %s %s FROM %I CASCADE', CASE i.type WHEN 'sequence' THEN 'SEQUENCE' ELSE k.kind END,
+              CASE d.classid WHEN 'pg_largeobject'::regclass THEN d.objid::text ELSE i.identity END,
+              pg_get_userbyid(d.refobjid)) AS statement
+FROM pg_shdepend d
+JOIN (VALUES ('pg_class', 'TABLE'), ('pg_proc', 'ROUTINE'), ('pg_namespace', 'SCHEMA'), ('pg_database', 'DATABASE'),
+             ('pg_largeobject', 'LARGE OBJECT'), ('pg_type', 'TYPE'), ('pg_language', 'LANGUAGE'),
+             ('pg_foreign_data_wrapper', 'FOREIGN DATA WRAPPER'), ('pg_foreign_server', 'FOREIGN SERVER')) AS k (name, kind)
+  ON d.classid = k.name::regclass
+CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
+WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = ANY ($1::oid[]) AND d.deptype = 'a' AND i.type IS NOT NULL
+  AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+LIMIT $2
 
 -- :name dependencies
 -- What is owned by or granted to roles, in every database: how much of it, and some of it by name where it is shared or in this

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from broker.clock import stopwatch_s
 from broker.engines.protocol import Outcome, User
 from broker.errors import EngineError, UserRemains
-from broker_postgresql import creators, sessions
+from broker_postgresql import creators, obstacles, sessions, stripped
 from broker_postgresql import hidden as hidden_logins
 from broker_postgresql.acting import run_as_each
-from broker_postgresql.batch import Act, in_halves
+from broker_postgresql.batch import Act, Patience, in_halves
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.hidden import Hidden
 from broker_postgresql.identity import Present, Results, by_maker, ended_oids, oid_of, ours, with_makers
 from broker_postgresql.membership import join
 from broker_postgresql.ownership import remedies
-from broker_postgresql.prepared import obstacles
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
 
 _BLOCKED_LIMIT_S = 2.0
+_LOCKED_S = 3.0
+"""How long `disable` waits in all, user by user, for locks that outlast the sessions: whoever is ordinary has gone by then."""
 _STILL_OPEN = "sessions of the user are still open; they were told to end"
 _HIDES = "a login of the user is still in progress; it was told to end"
 _UNTOLD = "a login is in progress on the server that may be the user's, and the broker's login can't act as the user to end it"
@@ -38,15 +40,23 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            remedy = await _missing_grant(session, one, error) or await obstacles(session, one, error)
+            remedy = await _missing_grant(session, one, error) or await obstacles.holders(session, one, error)
             results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}", remedy=remedy))
 
     present = await with_makers(session, present)
     if not await _disabled_at_once(present, act):
         # A user can hold its own role's row locked in an open transaction. Their sessions are to go anyway: they go first.
         await join(session, present)
-        await sessions.end(session, [one.oid for one in present], _BLOCKED_LIMIT_S)
-        await in_halves(present, act, fail)
+        remaining = await sessions.end(session, [one.oid for one in present], _BLOCKED_LIMIT_S)
+        patience = Patience(_LOCKED_S)
+        # Whoever goes on computing is likely to hold the locks, and comes last.
+        await in_halves([one for one in present if one.oid not in remaining], act, fail, patience)
+        await in_halves([one for one in present if one.oid in remaining], act, fail, patience)
+        blocked = [one for one in present if results.failed(one.user)]
+        kept = await stripped.strip(session, blocked, results)
+        for one in blocked:
+            if one.oid not in kept:
+                results.note(one.user, stripped.note(one))
     return results.outcomes()
 
 
@@ -67,6 +77,7 @@ async def end_sessions(session: Session, users: Sequence[User], hidden: Hidden) 
     results.identified(present)
     await _end_hidden(session, present, hidden, results)
     await _end(session, users, present, results)
+    await stripped.strip(session, [one for one in present if results.failed(one.user)], results)
     return results.outcomes()
 
 
@@ -79,18 +90,19 @@ async def drop(session: Session, users: Sequence[User], hidden: Hidden) -> list[
     results, present = Results(users), await ours(session, users)
     results.identified(present)
     await _end_hidden(session, present, hidden, results)
-    present = await with_makers(session, [one for one in present if not results.failed(one.user)])
+    able = await with_makers(session, [one for one in present if not results.failed(one.user)])
 
     async def act(batch: Sequence[Present]) -> None:
         await run_as_each(session, {maker: _dropped(some) for maker, some in by_maker(batch).items()})
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            remedy = await _missing_grant(session, one, error) or await obstacles(session, one, error)
+            remedy = await _missing_grant(session, one, error) or await obstacles.holders(session, one, error)
             remedy = remedy or (await remedies(session, [one])).get(one.oid, ())
             results.fail(one.user, UserRemains(f"the user can't be dropped: {first_line(error)}", remedy=remedy))
 
-    await in_halves(present, act, fail)
+    await in_halves(able, act, fail)
+    await stripped.strip(session, [one for one in present if results.failed(one.user)], results)
     return results.outcomes()
 
 
@@ -123,24 +135,24 @@ async def _end_hidden(session: Session, present: Sequence[Present], hidden: Hidd
 
 
 async def _end(session: Session, users: Sequence[User], present: Sequence[Present], results: Results) -> None:
-    oids = await ended_oids(session, users, present)
+    oids, begun_s = await ended_oids(session, users, present), stopwatch_s()
     remaining = await sessions.end(session, oids) if oids else {}
-    if remaining:
+    if remaining and not session.greeting.superuser:
         # A plain login may end sessions of roles that it is a member of.
         await join(session, [one for one in present if one.oid in remaining])
-        remaining = await sessions.end(session, list(remaining))
+        remaining = await sessions.end(session, list(remaining), begun_s + sessions.LIMIT_S - stopwatch_s())
     by_number = {one.user.number: one.oid for one in present}
     for user in users:
         oid = by_number.get(user.number, oid_of(user))
         if oid in remaining:
-            results.fail(user, _still_open(session))
+            results.fail(user, await _still_open(session, oid))
         elif oid not in oids:
             results.disowned(user)
 
 
-def _still_open(session: Session) -> EngineError:
-    if session.greeting.signals or session.greeting.superuser:
-        return UserRemains(_STILL_OPEN)
+async def _still_open(session: Session, oid: int) -> EngineError:
+    if await sessions.tell(session, [oid]):
+        return UserRemains(_STILL_OPEN, remedy=await obstacles.remaining(session, oid))
     remedy = f"GRANT pg_signal_backend TO {identifier(session.greeting.login)}"
     return UserRemains(f"{_STILL_OPEN}, as far as the broker's login may", remedy=(remedy,))
 

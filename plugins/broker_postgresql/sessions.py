@@ -11,7 +11,7 @@ from broker.clock import stopwatch_s
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.session import Session
 
-_LIMIT_S = 5.0
+LIMIT_S = 5.0
 _PAUSES_S = (0.005, 0.01, 0.02, 0.05)
 _LONG_PAUSE_S = 0.1
 _SIGNAL_AGAIN_S = 1.0
@@ -26,7 +26,7 @@ async def tell(session: Session, oids: Sequence[int]) -> bool:
     return True
 
 
-async def end(session: Session, oids: Sequence[int], limit_s: float = _LIMIT_S) -> dict[int, int]:
+async def end(session: Session, oids: Sequence[int], limit_s: float = LIMIT_S) -> dict[int, int]:
     """Ends all sessions of these OIDs and waits until they are seen gone; answers how many remain after `limit_s`, by OID.
 
     Never touches another role's sessions. Nothing is signalled where nothing is found.

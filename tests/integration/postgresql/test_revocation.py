@@ -300,7 +300,7 @@ async def test_own_revocation_statements_run_first(scene: Any) -> None:
     """A role's revocation statements run, filled in, and what they leave is done by the engine."""
     table = f"trace_{scene.origin.boot}"
     await scene.root.execute(f"CREATE TABLE {table} (name text); GRANT INSERT ON {table} TO limited")
-    of = replace(terms(), revocation=(f"INSERT INTO {table} VALUES ('{{{{name}}}}')",))
+    of = replace(terms(), revocation=(f"INSERT INTO public.{table} VALUES ('{{{{name}}}}')",))
     user, _ = await scene.create(of)
     assert gone(await scene.remove([user]))
     assert await scene.root.fetchval(f"SELECT name FROM {table}") == user.name
