@@ -91,9 +91,11 @@ class Expirer:
                 self._asked_again.add(connection.number)
             elif self._resting.get(connection.number, 0) <= now:
                 self._start_drain(connection)
-        due_ms = await self._parts.store.next_due_ms(_DUE_STATES)
-        # What is due now is being drained or rests: looking again at once would only spin.
-        return IDLE_MS if due_ms is None else max(_BREATH_MS, due_ms - now)
+        resting = {number: until_ms for number, until_ms in self._resting.items() if until_ms > now}
+        due_ms = await self._parts.store.next_due_ms(_DUE_STATES, not_connections=resting)
+        again_ms = min([*resting.values(), now + IDLE_MS if due_ms is None else due_ms])
+        # What is due now is being drained: looking again at once would only spin.
+        return max(_BREATH_MS, again_ms - now)
 
     def _start_drain(self, connection: Connection) -> None:
         def ended(_: asyncio.Task[None]) -> None:

@@ -247,8 +247,10 @@ class Store(Protocol):
         """
         ...
 
-    async def next_due_ms(self, states: Collection[LeaseState]) -> int | None:
-        """The earliest due time among leases in `states`."""
+    async def next_due_ms(
+        self, states: Collection[LeaseState], *, not_connections: Collection[ConnectionNumber] = ()
+    ) -> int | None:
+        """The earliest due time among leases in `states`, of all connections but these."""
         ...
 
     async def due_count(self, states: Collection[LeaseState], *, within_ms: int, at_most: int) -> int:

@@ -167,9 +167,11 @@ class SqliteStore:
         which = Which(states, connection, not_connections)
         return await self._writer.do(due.claim_due, self._cipher, which, limit=limit, hold_ms=hold_ms)
 
-    async def next_due_ms(self, states: Collection[LeaseState]) -> int | None:
+    async def next_due_ms(
+        self, states: Collection[LeaseState], *, not_connections: Collection[ConnectionNumber] = ()
+    ) -> int | None:
         """See `Store.next_due_ms`."""
-        return await self._reader.scan(due.next_due_ms, Which(states))
+        return await self._reader.scan(due.next_due_ms, Which(states, not_connections=not_connections))
 
     async def due_count(self, states: Collection[LeaseState], *, within_ms: int, at_most: int) -> int:
         """See `Store.due_count`."""
