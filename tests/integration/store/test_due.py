@@ -102,6 +102,8 @@ async def test_next_due_is_the_earliest_of_the_states(book: Any) -> None:
     await book.reserved(token, due_in_ms=1)
     assert await book.store.next_due_ms(ACTIVE) == book.store.now_ms() + 3000
     assert await book.store.next_due_ms([LeaseState.STUCK]) is None
+    assert await book.store.next_due_ms(ACTIVE, not_connections=[2]) == book.store.now_ms() + 5000
+    assert await book.store.next_due_ms(ACTIVE, not_connections=[1, 2]) is None
 
 
 async def test_due_count_looks_ahead_and_stops_at_its_most(book: Any) -> None:
