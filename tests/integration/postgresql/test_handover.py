@@ -179,6 +179,24 @@ async def test_code_of_an_accomplice_acts_for_nobody(keeper: Any, kind: str) -> 
     assert not await keeper.root.fetchval("SELECT count(*) FROM pg_class WHERE relname = $1::text", f"x_{user.number}")
 
 
+@pytest.mark.parametrize("owner", ["superuser", "accomplice"])
+async def test_code_of_an_extension_is_its_owners(keeper: Any, owner: str) -> None:
+    """An index over a function of an extension is mere data where a superuser owns that, who need not be feared; another's is code."""
+    accomplice, password = await keeper.create()
+    await keeper.root.execute("GRANT CREATE ON DATABASE app TO readers")
+    try:
+        maker = keeper.root if owner == "superuser" else await keeper.session(accomplice.name, password)
+        await maker.execute("CREATE EXTENSION fuzzystrmatch")
+        user = await owning(keeper, terms(), "CREATE INDEX x_{n} ON t_{n} (soundex(b::text))")
+        said = await keeper.remove([user])
+        assert gone(said) is (owner == "superuser")
+        if owner == "accomplice":
+            assert f"x_{user.number}" in str(error_of(said))
+        assert (await owners(keeper, user))[f"t_{user.number}"] == (KEEPER if owner == "superuser" else user.name)
+    finally:
+        await keeper.root.execute("REVOKE CREATE ON DATABASE app FROM readers; DROP EXTENSION IF EXISTS fuzzystrmatch CASCADE")
+
+
 async def test_mere_data_goes_to_an_heir_without_rights(keeper: Any) -> None:
     """Tables with keys, built-in defaults and checks, sequences, enumerations, schemas and large objects are no code."""
     user = await owning(
@@ -363,6 +381,7 @@ async def test_schemas_of_users_do_not_spoil_the_heir(keeper: Any) -> None:
 
 RIGHTS = {
     "rights on somebody's table": (f"GRANT SELECT ON secret TO {KEEPER}", "secret"),
+    "rights on what will be made": (f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {KEEPER}", "default privileges"),
     "rights in another database": ("", "other"),
     "a group": (f"GRANT readers TO {KEEPER}", "readers"),
     "an attribute": (f"ALTER ROLE {KEEPER} CREATEDB", "CREATEDB"),

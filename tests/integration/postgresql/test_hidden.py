@@ -133,6 +133,43 @@ async def test_group_that_logs_in_is_told_from_its_member(scene: Any) -> None:
         await scene.root.execute("ALTER ROLE readers NOLOGIN")
 
 
+async def test_right_to_end_others_sessions_is_set_aside(scene: Any) -> None:
+    """A user whose group may end others' sessions ends its own hidden login alone, when the broker asks as that user whose they are."""
+    await scene.root.execute("GRANT pg_signal_backend TO readers")
+    try:
+        user, password = await scene.create()
+        other, word = await scene.create()
+        login = attack(scene, user.name, password, LONG_S)
+        theirs = attack(scene, other.name, word, BYSTANDERS_S)
+        async with hiding(scene, login, theirs):
+            assert gone(await scene.remove([user]))
+            assert await (await theirs).fetchval("SELECT name FROM goods") == "lamp"
+    finally:
+        await scene.root.execute("REVOKE pg_signal_backend FROM readers")
+
+
+async def test_user_made_a_superuser_is_told_from_others(scene: Any) -> None:
+    """A user that somebody made a superuser is asked as less than that, or once the statements told were run; others' logins go on."""
+    user, password = await scene.create()
+    other, word = await scene.create()
+    await scene.root.execute(f'ALTER ROLE "{user.name}" SUPERUSER')
+    login = attack(scene, user.name, password, LONG_S)
+    theirs = attack(scene, other.name, word, BYSTANDERS_S)
+    async with hiding(scene, login, theirs):
+        [ended] = await scene.engine.end_sessions([user])
+        statements = [f'ALTER ROLE "{user.name}" NOSUPERUSER']
+        if scene.place.limited:
+            assert isinstance(ended.error, UserRemains)
+            assert statements[0] in ended.error.remedy
+            statements = [*ended.error.remedy]
+        else:
+            assert ended.error is None
+        assert await (await theirs).fetchval("SELECT name FROM goods") == "lamp"
+        for statement in statements:
+            await scene.root.execute(statement)
+        assert gone(await scene.remove([user]))
+
+
 async def test_every_hidden_login_of_a_batch_is_ended(scene: Any) -> None:
     """Several users with several hidden logins each lose them all in one call, the bystander nothing; the log says whose they were."""
     made = [await scene.create() for _ in range(3)]
