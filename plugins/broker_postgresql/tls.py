@@ -24,6 +24,8 @@ def tls(target: Target, settings: ConnectionSettings) -> ssl.SSLContext | SslMod
     if target.sslmode in ("allow", "prefer") and not (settings.tls_ca or settings.tls_certificate):
         return target.sslmode
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    # As libpq, on every Python: 3.13's default refuses certificates without key identifiers, as PostgreSQL's manual makes them.
+    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST
     context.check_hostname = target.sslmode == "verify-full"
     if not authorities and not target.sslmode.startswith("verify"):
         context.verify_mode = ssl.CERT_NONE
