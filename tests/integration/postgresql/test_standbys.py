@@ -279,7 +279,7 @@ async def test_lagging_standby_keeps_the_revocation_open(pair: Pair, monkeypatch
     finally:
         monkeypatch.setattr(standbys, "_LAG_S", float(LIMIT_S))
         await pair.there.execute("SELECT pg_wal_replay_resume()")
-    assert gone(await scene.remove([user]))
+    await until_gone(scene, [user])
     for each in (wire, again):
         with pytest.raises(CLOSED):
             await each.fetchval("SELECT 1")
