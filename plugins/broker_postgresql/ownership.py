@@ -24,7 +24,6 @@ from broker_postgresql.issue import lacks_rights
 from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
 from broker_postgresql.orders import Done, Order, run_orders
-from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier, identifiers
 from broker_postgresql.session import Session
 from broker_postgresql.terms import options_of
@@ -43,6 +42,7 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
         home, login = session.greeting.database, session.greeting.login
         present = await ours(session, users)
         results.identified(present)
+        await passed_on.take_back_memberships(session, present, results)
         await _run_own_statements(session, present, results)
         if any(user.terms.revocation for user in users):
             present = await ours(session, [one.user for one in present if not results.failed(one.user)])
@@ -50,8 +50,6 @@ async def release(lane: Lane, users: Sequence[User]) -> list[Outcome]:
         transactions = await prepared.find(session, present)
         bound = {dependency.oid for dependency in found} | {transaction.one.oid for transaction in transactions}
         await join(session, [one for one in present if one.oid in bound])
-        if not session.greeting.inherits_by_grant:
-            await _revoke_memberships(session, present, results)
         _contain(present, found, results, home)
     # First, since they hold locks on what is to be handed over or dropped.
     await prepared.roll_back(lane, transactions, results)
@@ -109,17 +107,6 @@ async def _run_as_maker(session: Session, one: Present) -> Done:
         if not lacks_rights(done) or (done.warnings and not await ours(session, [one.user])):
             break
     return done
-
-
-async def _revoke_memberships(session: Session, present: Sequence[Present], results: Results) -> None:
-    """Up to version 15, memberships that a user granted would stay, with a grantor that is no more."""
-    rows = await session.rows(QUERIES["granted_memberships"], [one.oid for one in present])
-    by_oid = {one.oid: one for one in present}
-    for row in rows:
-        try:
-            await session.run(f"REVOKE {identifier(row['role'])} FROM {identifier(row['member'])}")
-        except asyncpg.InsufficientPrivilegeError as error:
-            results.fail(by_oid[row["oid"]].user, UserRemains(f"a membership that the user granted stays: {first_line(error)}"))
 
 
 def _contain(present: Sequence[Present], found: Sequence[Dependency], results: Results, home: str) -> None:

@@ -240,10 +240,48 @@ FROM (
 ) g
 
 -- :name granted_memberships
--- Memberships that users granted. Up to version 15 they outlive the grantor; later ones are dependencies. $1 OIDs.
-SELECT m.grantor AS oid, g.rolname::text AS role, u.rolname::text AS member
-FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member
+-- Statements that take back memberships that users ($1 OIDs) granted, with all that came of them. 16 and later.
+SELECT m.grantor AS oid, format('REVOKE %I FROM %I GRANTED BY %I CASCADE', pg_get_userbyid(m.roleid), pg_get_userbyid(m.member),
+                                pg_get_userbyid(m.grantor)) AS statement
+FROM pg_auth_members m
 WHERE m.grantor = ANY ($1::oid[])
+
+-- :name granted_memberships_before_16
+-- The same where the server keeps no chains, and a grantor is a note of who granted last. Taken back is what users granted, and what is there
+-- by such a grant alone: `held` are memberships with a way, by ADMIN OPTION, from somebody who needs none (a superuser, CREATEROLE), and
+-- `held_by` those that have one if the user counts too. Who is a member of a user acts as that. The user's own come last: while they are
+-- there the others can be told again.
+WITH RECURSIVE able AS MATERIALIZED (
+  SELECT oid FROM pg_roles WHERE rolsuper OR rolcreaterole
+), acting (oid, role) AS (
+  SELECT o, o FROM unnest($1::oid[]) AS o
+  UNION
+  SELECT acting.oid, m.member FROM acting JOIN pg_auth_members m ON m.roleid = acting.role WHERE m.member NOT IN (SELECT oid FROM able)
+), granted AS MATERIALIZED (
+  SELECT DISTINCT acting.oid, m.roleid FROM acting JOIN pg_auth_members m ON m.grantor = acting.role WHERE m.roleid <> acting.oid
+), held (oid, roleid, member, admin) AS (
+  SELECT granted.oid, m.roleid, m.member, m.admin_option
+  FROM granted JOIN pg_auth_members m ON m.roleid = granted.roleid
+  WHERE m.grantor <> granted.oid AND (m.grantor IN (SELECT oid FROM able) OR m.grantor NOT IN (SELECT oid FROM pg_roles))
+  UNION
+  SELECT held.oid, m.roleid, m.member, m.admin_option
+  FROM held JOIN pg_auth_members m ON m.roleid = held.roleid
+  WHERE held.admin AND held.member <> held.oid AND m.grantor <> held.oid AND (m.grantor = held.member
+    OR (NOT EXISTS (SELECT FROM acting a WHERE a.oid = held.oid AND a.role = m.grantor) AND pg_has_role(m.grantor, held.member, 'MEMBER')))
+), held_by (oid, roleid, member, admin) AS (
+  SELECT granted.oid, m.roleid, m.member, m.admin_option
+  FROM granted JOIN pg_auth_members m ON m.roleid = granted.roleid
+  WHERE EXISTS (SELECT FROM acting a WHERE a.oid = granted.oid AND a.role = m.grantor)
+  UNION
+  SELECT held_by.oid, m.roleid, m.member, m.admin_option
+  FROM held_by JOIN pg_auth_members m ON m.roleid = held_by.roleid
+  WHERE held_by.admin AND m.grantor NOT IN (SELECT oid FROM able) AND pg_has_role(m.grantor, held_by.member, 'MEMBER')
+)
+SELECT lost.oid, format('REVOKE %I FROM %I', pg_get_userbyid(lost.roleid), pg_get_userbyid(lost.member)) AS statement
+FROM (SELECT oid, roleid, member FROM held_by EXCEPT SELECT oid, roleid, member FROM held) lost
+JOIN pg_auth_members m ON m.roleid = lost.roleid AND m.member = lost.member
+WHERE lost.member <> lost.oid
+ORDER BY m.grantor = lost.oid
 
 -- :name long_lists
 -- What has a list of rights of $1 bytes or more as it is stored, in this database, longest first, and how many. $2 rows.
