@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestHandler
+from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
@@ -21,102 +21,52 @@ from broker.server.settings import ServerSettings
 _log = structlog.get_logger("broker.server")
 _LIST = b"LIST "
 _STAND_IN = b"GET "
-_LINE = b"\r\n"
-_END = b"\r\n\r\n"
 
 
 class ListParser:
     """aiohttp's parser, given the verb LIST, which llhttp refuses: at the start of a message it is parsed as GET and named again.
 
     A message starts where the body of the one before has ended. Only there the bytes are looked at, so that no body can be taken
-    for a request; therefore the parser gets the bytes up to the end of a head, or of a body of known length, and then what follows.
+    for a request.
     """
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
-        self._left = b""
-        """What the parser has not been given yet."""
+        self._held = b""
         self._in_head = False
-        self._seen = b""
-        """The last bytes of the head that were given."""
-        self._whole = False
-        """Whether the piece that was given last ended with a head."""
-        self._waiting = 0
-        """Messages that nobody took yet."""
+        """Whether the last piece ended in the middle of a head: what comes next begins no message, whatever it looks like."""
         self._listing = False
         self._body: StreamReader | None = None
-        self._body_left: int | None = None
-        """How much of the body was not given yet; None where that is not known."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
 
-    def message_consumed(self) -> None:
-        """As aiohttp's own: a message was taken."""
-        self._waiting -= 1
-        self._parser.message_consumed()
-
     def feed_data(self, data: bytes) -> tuple[Sequence[tuple[Any, StreamReader]], bool, bytes]:
         """As aiohttp's own. A message that was asked for with LIST says so."""
-        self._left += data
-        found: list[tuple[Any, StreamReader]] = []
-        while True:
-            inside, piece = self._inside_a_body(), self._next()
-            messages, upgraded, tail = self._parser.feed_data(piece)
-            if messages:
-                found += self._named(messages)
-                self._waiting += len(messages)
-            if upgraded:
-                tail, self._left = tail + self._left, b""
-            if upgraded or not self._left or not (piece or messages or inside != self._inside_a_body()):
-                return found, upgraded, tail
-
-    def _next(self) -> bytes:
-        """What the parser may be given now; empty where it has to wait."""
-        if self._waiting >= MAX_MSG_QUEUE_SIZE:
-            # aiohttp stops reading then, and asks with nothing new once they are fewer.
-            return b""
-        if self._inside_a_body():
-            piece = self._cut(len(self._left) if self._body_left is None else self._body_left)
-            self._body_left = None if self._body_left is None else self._body_left - len(piece)
-            return piece
-        if not self._in_head and not self._begins():
-            return b""
-        end = (self._seen + self._left).find(_END)
-        self._in_head, self._whole = end < 0, end >= 0
-        piece = self._cut(len(self._left) if end < 0 else end + len(_END) - len(self._seen))
-        self._seen = (self._seen + piece)[1 - len(_END) :] if end < 0 else b""
-        return piece
-
-    def _inside_a_body(self) -> bool:
-        return self._body is not None and not self._body.is_eof()
-
-    def _begins(self) -> bool:
-        """Whether a message begins with what is left; LIST is replaced there. Empty lines before it mean nothing (RFC 9112 section 2.2)."""
-        if self._body_left is not None or self._body is None:
-            while self._left.startswith(_LINE):
-                self._left = self._left[len(_LINE) :]
-        if self._left.startswith(_LIST):
-            self._left = _STAND_IN + self._left[len(_LIST) :]
-            self._listing = True
-            return True
-        return not _LIST.startswith(self._left) and self._left != _LINE[:1]
-
-    def _cut(self, length: int) -> bytes:
-        piece, self._left = self._left[:length], self._left[length:]
-        return piece
+        data = self._held + data
+        self._held = b""
+        at_start = not self._in_head and (self._body is None or self._body.is_eof())
+        if data and at_start:
+            if data.startswith(_LIST):
+                data = _STAND_IN + data[len(_LIST) :]
+                self._listing = True
+            elif _LIST.startswith(data):
+                self._held = data
+                return (), False, b""
+        messages, upgraded, tail = self._parser.feed_data(data)
+        self._in_head = not messages and bool(data) and (at_start or self._in_head)
+        if messages:
+            messages = self._named(messages)
+            self._body = messages[-1][1]
+        return messages, upgraded, tail
 
     def _named(self, messages: Sequence[tuple[Any, StreamReader]]) -> Sequence[tuple[Any, StreamReader]]:
-        (first, _), (last, self._body) = messages[0], messages[-1]
-        # Where a head's end was not seen, what follows it may have been given too.
-        known = self._whole and not last.chunked
-        self._body_left = int(last.headers.get("Content-Length", 0)) if known else None
-        self._in_head, self._whole, self._seen = False, False, b""
         if not self._listing:
             return messages
         self._listing = False
+        first, body = messages[0]
         renamed: RawRequestMessage = first._replace(method="LIST")
-        return [(renamed, messages[0][1]), *messages[1:]]
+        return [(renamed, body), *messages[1:]]
 
 
 class Connection(RequestHandler):
