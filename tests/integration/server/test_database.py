@@ -19,7 +19,8 @@ async def test_a_connection_reads_back_without_its_secrets(broker: Any) -> None:
 
 async def test_a_connection_is_tried_with_a_user(broker: Any, database: Any) -> None:
     """What a user can't do there is a warning, where the connection is new or leads elsewhere and is verified; the user is gone."""
-    database.closed, fields = True, {"plugin_name": "memory-database-plugin", "connection_url": "memory://", "allowed_roles": "*"}
+    fields = {"plugin_name": "memory-database-plugin", "connection_url": "memory://", "allowed_roles": "*"}
+    database.closed = True
     answer = await broker("PUT", "database/config/closed", fields)
     assert answer.status == 200
     assert answer.body["warnings"] == ["check: a user was not logged in: no entry for host"]
