@@ -34,13 +34,16 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
     """Takes the users' logins away."""
     results, present = Results(users), await ours(session, users)
     results.identified(present)
+    foreign: set[int] = set()
 
     async def act(batch: Sequence[Present]) -> None:
         await run_as_each(session, {maker: _login_off(some) for maker, some in by_maker(batch).items()})
 
     async def fail(one: Present, error: asyncpg.PostgresError) -> None:
         if not _is_gone(error):
-            remedy = await _missing_grant(session, one, error) or await obstacles.holders(session, one, error)
+            missing = await _missing_grant(session, one, error)
+            foreign.update([one.oid] if missing else [])
+            remedy = missing or await obstacles.holders(session, one, error)
             results.fail(one.user, UserRemains(f"the login can't be turned off: {first_line(error)}", remedy=remedy))
 
     present = await with_makers(session, present)
@@ -52,7 +55,8 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
         # Whoever goes on computing is likely to hold the locks, and comes last.
         await in_halves([one for one in present if one.oid not in remaining], act, fail, patience)
         await in_halves([one for one in present if one.oid in remaining], act, fail, patience)
-        blocked = [one for one in present if results.failed(one.user)]
+        # Whoever is another login's to change is so in all respects, and one grant settles that.
+        blocked = [one for one in present if results.failed(one.user) and one.oid not in foreign]
         kept = await stripped.strip(session, blocked, results)
         for one in blocked:
             if one.oid not in kept:

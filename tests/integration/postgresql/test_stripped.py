@@ -198,7 +198,7 @@ async def test_who_grants_to_the_user_meanwhile_is_named(scene: Any, stranger: A
     await finish(scene, user, remedy)
 
 
-async def test_change_of_settings_prepared_under_a_group_is_told(scene: Any) -> None:
+async def test_change_of_settings_prepared_under_a_group_is_told(scene: Any, stranger: Any) -> None:
     """Such a transaction holds the role itself, which nothing but its end lets go of."""
     user, password = await scene.create(QUIET)
     wire = await scene.session(user.name, password)
@@ -258,19 +258,38 @@ async def test_rights_of_its_own_go_too(scene: Any, stranger: Any) -> None:
 
 async def test_way_to_the_heir_stays(scene: Any, stranger: Any) -> None:
     """A membership by which a user could become its heir decides over its objects: it stays, the others go."""
-    await scene.root.execute("CREATE TABLE heirlooms (a int); GRANT SELECT ON heirlooms TO heir")
-    if scene.place.new:
-        await scene.root.execute("GRANT heir TO limited WITH ADMIN OPTION")
-    options = {"grant_roles": ["readers", "heir"], "owned_objects": "reassign", "reassign_to": "heir"}
+    heir = f"heir_{scene.origin.boot}"
+    admin = " WITH ADMIN OPTION" if scene.place.new else ""
+    await scene.root.execute(
+        f"CREATE ROLE {heir}; GRANT {heir} TO limited{admin}; GRANT CREATE ON SCHEMA public TO {heir};"
+        f"CREATE TABLE loom_{heir} (a int); GRANT SELECT ON loom_{heir} TO {heir}"
+    )
+    options = {"grant_roles": ["readers", heir], "owned_objects": "reassign", "reassign_to": heir}
     user, password = await scene.create(Terms(options=options))
     wire, n = await scene.session(user.name, password), user.number
     await wire.execute(f'CREATE TABLE held_{n} (a int); GRANT SELECT ON held_{n} TO "v-stranger"')
     await stranger.execute(f"BEGIN; SELECT * FROM held_{n}")
     the_error(await scene.remove([user]), "release")
     groups = "SELECT array_agg(DISTINCT roleid::regrole::text) FROM pg_auth_members WHERE member = $1::oid"
-    assert await scene.root.fetchval(groups, int(user.identity)) == ["heir"]
+    assert await scene.root.fetchval(groups, int(user.identity)) == [heir]
     await stranger.execute("ROLLBACK")
     said = await scene.remove([user])
     assert not any(errors[0] for errors in said.values())
-    assert await scene.root.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = $1::text", f"held_{n}") == "heir"
-    await scene.root.execute(f"DROP TABLE held_{n}, heirlooms")
+    assert await scene.root.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = $1::text", f"held_{n}") == heir
+    await scene.root.execute(f"DROP TABLE loom_{heir}; DROP OWNED BY {heir}; DROP ROLE {heir}")
+
+
+async def test_what_a_user_is_held_for_stays(scene: Any) -> None:
+    """Whether a user could have made logins is asked before it is dropped: the membership that says so stays until then."""
+    makers = f"makers_{scene.origin.boot}"
+    await scene.root.execute(f"CREATE ROLE {makers} CREATEROLE")
+    user, password = await scene.create(KEEPING)
+    await scene.root.execute(f'GRANT {makers} TO "{user.name}"')
+    wire = await scene.session(user.name, password)
+    await wire.execute(f"CREATE TABLE held_{user.number} (a int)")
+    the_error(await scene.remove([user]), "release")
+    groups = "SELECT array_agg(DISTINCT roleid::regrole::text) FROM pg_auth_members WHERE member = $1::oid"
+    assert await scene.root.fetchval(groups, int(user.identity)) == [makers]
+    await scene.root.execute(f"DROP TABLE held_{user.number}")
+    assert "could make roles" in str(the_error(await scene.remove([user]), "drop"))
+    await finish(scene, user, f"DROP ROLE {makers}")
