@@ -5,8 +5,8 @@
     commits      durable                    not waited for            durable
     of 4 / of 8  2 / 4                      1 / 2                     1 / 2
 
-All lanes together hold at most `max_open_connections`. With fewer than three, enabling shares the general lane, with one all
-share it.
+All lanes together hold at most `max_open_connections`, but for one that is closed once its successor stands. With fewer than
+three, enabling shares the general lane, with one all share it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Origin
+from broker.errors import DatabaseUnavailable
 from broker_postgresql.connector import Connector, Purpose
 from broker_postgresql.failures import is_foreseen, leaves_connection_usable, translated
 from broker_postgresql.late import Late
@@ -122,8 +123,25 @@ class Lane:
             session = self._idle.pop()
             if self._lanes.fresh(session):
                 return session
+            if self._lanes.serves(session):
+                return await self._renewed(session)
             session.wire.terminate()
         return await self._lanes.connect(self._purpose)
+
+    async def _renewed(self, old: Session) -> Session:
+        """A connection in place of one that is due, or that one where there is none: a user that fills the server would have its slot."""
+        try:
+            session = await self._lanes.connect(self._purpose)
+        except DatabaseUnavailable:
+            if self._lanes.serves(old):
+                return old
+            old.wire.terminate()
+            raise
+        except BaseException:
+            self._idle.append(old)
+            raise
+        old.wire.terminate()
+        return session
 
     async def _after(self, error: BaseException, session: Session) -> None:
         if leaves_connection_usable(error) and session.usable():
@@ -138,7 +156,7 @@ class Lane:
             self._lanes.give_up(session)
 
     def _give_back(self, session: Session) -> None:
-        if self._lanes.fresh(session) and len(self._idle) < self._idle_limit:
+        if self._lanes.serves(session) and len(self._idle) < self._idle_limit:
             self._idle.append(session)
         else:
             session.wire.terminate()
@@ -200,11 +218,13 @@ class Lanes:
             if mine:
                 self._granting.release()
 
+    def serves(self, session: Session) -> bool:
+        """Whether a connection that nobody uses may be used again, if none that is newer can be had."""
+        return session.usable() and session.born_s > self._retired_s and not self._closed
+
     def fresh(self, session: Session) -> bool:
-        """Whether a connection that nobody uses may be used again."""
-        age_s = stopwatch_s() - session.born_s
-        old = (0 < self._lifetime_s < age_s) or session.born_s <= self._retired_s
-        return session.usable() and not old and not self._closed
+        """Whether it is not due to be replaced either."""
+        return self.serves(session) and not 0 < self._lifetime_s < stopwatch_s() - session.born_s
 
     def retire(self) -> None:
         """Has every connection made so far replaced at its next use."""
