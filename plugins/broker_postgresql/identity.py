@@ -41,10 +41,10 @@ class Results:
         self._errors.setdefault(user.number, error)
 
     def also(self, user: User, remedy: Sequence[str]) -> None:
-        """Adds statements to what the error of a user tells to run."""
+        """Adds statements to what the error of a user tells to run, each once."""
         error = self._errors.get(user.number)
         if isinstance(error, UserRemains):
-            error.remedy += tuple(remedy)
+            error.remedy = tuple(dict.fromkeys((*error.remedy, *remedy)))
 
     def note(self, user: User, text: str) -> None:
         """Adds to the text of a user's error what became of the user all the same."""

@@ -160,7 +160,9 @@ LIMIT 5
 -- :name memberships
 -- What roles ($1 OIDs, with the names of their heirs in $2) are members of, and as whom our login may take each away: empty for itself, null
 -- where it may not. Not those by which one could become its heir, or make roles; nor roles that it made.
-SELECT m.member AS oid, u.rolname::text AS member, g.rolname::text AS role, by.rolname::text AS grantor,
+SELECT m.member AS oid,
+       format('REVOKE %I FROM %I%s CASCADE', g.rolname, u.rolname,
+              CASE WHEN current_setting('server_version_num')::int >= 160000 THEN format(' GRANTED BY %I', by.rolname) END) AS statement,
        CASE WHEN current_setting('server_version_num')::int < 160000 OR own.rolsuper OR m.grantor = own.oid THEN ''
          WHEN pg_has_role(m.grantor, 'SET') THEN by.rolname::text END AS actor
 FROM unnest($1::oid[], $2::text[]) AS asked (oid, heir)

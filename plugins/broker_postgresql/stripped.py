@@ -22,7 +22,6 @@ from broker_postgresql.acting import run_as_each
 from broker_postgresql.batch import Patience, in_halves
 from broker_postgresql.identity import Present, Results
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import identifier
 from broker_postgresql.session import Session
 from broker_postgresql.terms import options_of
 
@@ -50,7 +49,7 @@ async def strip(session: Session, users: Sequence[Present], results: Results) ->
     async def act(batch: Sequence[Present]) -> None:
         texts: dict[str, list[str]] = {}
         for row in (row for one in batch for row in by_oid[one.oid] if row["actor"] is not None):
-            texts.setdefault(row["actor"], []).append(_revoked(session, row))
+            texts.setdefault(row["actor"], []).append(row["statement"])
         if texts:
             await run_as_each(session, {actor: ";".join(each) for actor, each in texts.items()})
 
@@ -60,7 +59,7 @@ async def strip(session: Session, users: Sequence[Present], results: Results) ->
     def _tell(some: Sequence[asyncpg.Record]) -> None:
         for row in some:
             kept.add(row["oid"])
-            results.also(by_user[row["oid"]].user, (f"{_revoked(session, row)};",))
+            results.also(by_user[row["oid"]].user, (row["statement"],))
 
     for some in by_oid.values():
         _tell([row for row in some if row["actor"] is None])
@@ -95,8 +94,3 @@ def _heir(one: Present) -> str:
         return options_of(one.user.terms).reassign_to
     except EngineError:
         return ""
-
-
-def _revoked(session: Session, row: asyncpg.Record) -> str:
-    by = f" GRANTED BY {identifier(row['grantor'])}" if session.greeting.inherits_by_grant else ""
-    return f"REVOKE {identifier(row['role'])} FROM {identifier(row['member'])}{by} CASCADE"

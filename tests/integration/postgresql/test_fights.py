@@ -198,10 +198,8 @@ async def test_prepared_change_under_another_role_is_told(scene: Any, bystander:
         assert ends == f"/* in database \"other\", of gang_{scene.origin.boot} */ ROLLBACK PREPARED 'hidden';"
         # What a superuser granted, a plain login may not revoke from version 16 on.
         superuser = scene.place.server.superuser
-        assert (
-            takes
-            == [f'REVOKE "gang_{scene.origin.boot}" FROM "{user.name}" GRANTED BY "{superuser}" CASCADE;'] * scene.place.new
-        )
+        taken = f'REVOKE gang_{scene.origin.boot} FROM "{user.name}" GRANTED BY {superuser} CASCADE'
+        assert takes == [taken] * scene.place.new
         assert not await scene.root.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usesysid = $1", int(user.identity))
         await _finish(scene, error.remedy[0])
         said = await scene.remove([user])
