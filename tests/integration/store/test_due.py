@@ -139,10 +139,12 @@ async def test_backlog_counts_what_should_have_ended_since_its_time(book: Any) -
     await book.moved(await book.reserved(token), LeaseState.RESERVED, LeaseState.STUCK, due_in_ms=0)
     assert await book.store.backlog(at_most=9) == Backlog(0, None)
     for due_in_ms in (2_000, 1_000, 3_000):
-        await book.active(token, connection=due_in_ms, due_in_ms=due_in_ms)
+        # What waits longest is found last.
+        await book.active(token, connection=9_000 - due_in_ms, due_in_ms=due_in_ms)
     await book.reserved(token, due_in_ms=4_000)
     await book.shift(2)
     assert await book.store.backlog(at_most=9) == Backlog(2, began + 1_000)
+    assert await book.store.backlog(at_most=1) == Backlog(1, began + 1_000)
     assert len(await book.store.claim_due(ACTIVE, limit=1, hold_ms=HOUR_MS)) == 1
     assert await book.store.backlog(at_most=9) == Backlog(2, began + 1_000)
     await book.shift(2)
