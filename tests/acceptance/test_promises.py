@@ -38,9 +38,10 @@ async def prepare(broker: Broker | BrokerProcess, database: Database, **role: An
     fields = {"db_name": "pg", "creation_statements": CREATE_USER, "rehearse": False, "default_ttl": "1h", **role}
     url = role.pop("connection_url", database.server.url_template())
     fields.pop("connection_url", None)
-    written = await broker.request("PUT", "database/config/pg", connection_to(database.server, connection_url=url))
+    # A user that is tried, or rehearsed, would be a life of its own before the one that is looked at.
+    connection = connection_to(database.server, connection_url=url, verify_connection=False)
+    written = await broker.request("PUT", "database/config/pg", connection)
     assert written.status == 204, written
-    # A rehearsal would be a life of its own before the one that is looked at.
     written = await broker.request("PUT", "database/roles/app", {"rehearse": False, **fields})
     assert written.status in (200, 204), written
 
