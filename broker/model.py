@@ -123,7 +123,7 @@ class LeaseFacts(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_
     """Past this no renewal goes."""
     default_ttl_s: int = 0
     capped_by: str = ""
-    """What made the TTL shorter than asked: `""`, `max_ttl`, `token`."""
+    """What made the TTL shorter than asked: `""`, `max_ttl`, `token`, `ttl_jitter`."""
     revoke_started_ms: int = 0
     disabled_ms: int = 0
     dropped_ms: int = 0

@@ -59,6 +59,11 @@ def random_below(limit: int) -> int:
     return secrets.randbelow(limit)
 
 
+def random_fraction() -> float:
+    """A uniformly random fraction in [0, 1)."""
+    return random_below(1 << 53) / (1 << 53)
+
+
 def random_text(length: int, alphabet: str) -> str:
     """`length` independent, uniformly random characters of `alphabet`, which has 256 at most."""
     character_of, unfair = _dice(alphabet)

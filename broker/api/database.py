@@ -22,6 +22,8 @@ from broker.errors import InvalidRequest
 
 PREPARED_USERS = 10_000
 """The most users that one role may keep ready."""
+TTL_JITTER = 50
+"""The most percent by which a role may have its times to live shortened."""
 
 
 class ConnectionWrite(Wire):
@@ -70,6 +72,13 @@ class RoleWrite(Wire):
     default_ttl: DurationSeconds = Field(0, description="How long a lease lives, in seconds; 0 takes the broker's default.")
     max_ttl: DurationSeconds = Field(
         0, description="How long a lease may live with renewals, in seconds; 0 takes the broker's maximum."
+    )
+    ttl_jitter: LenientInt = Field(
+        0,
+        ge=0,
+        le=TTL_JITTER,
+        description="By how many percent of itself each time to live may be shortened, by chance, when a lease is issued and when it is"
+        " renewed, so that leases made together do not end together.",
     )
     credential_type: ShortText = Field("password", description="What kind of credential is made: `password`.")
     credential_config: KeyValues = Field(default_factory=dict, description="Settings of the credential: `password_policy`.")
@@ -190,6 +199,7 @@ class RoleShown(BaseModel):
     renew_statements: list[str] = Field(description="What extends a user.")
     default_ttl: int = Field(description="How long a lease lives, in seconds; 0: the broker's default.")
     max_ttl: int = Field(description="How long a lease may live with renewals, in seconds; 0: the broker's maximum.")
+    ttl_jitter: int = Field(description="By how many percent each time to live may be shortened, by chance.")
     credential_type: str = Field(description="What kind of credential is made.")
     credential_config: dict[str, str] = Field(
         default_factory=dict, description="Settings of the credential, where there are any."

@@ -68,7 +68,7 @@ class LeaseShown(BaseModel):
     last_renewal: str | None = Field(description="When it was last renewed (RFC 3339).")
     renewable: bool = Field(description="Whether it can be renewed.")
     ttl: int = Field(description="How long it lives from now on, in seconds.")
-    capped_by: str = Field(description="What made its life shorter than asked: empty, `max_ttl` or `token`.")
+    capped_by: str = Field(description="What made its life shorter than asked: empty, `max_ttl`, `token` or `ttl_jitter`.")
     state: str = Field(description="Where it is in its life: `active`, `revoking`, `stuck` ...")
     stage: str = Field(description="What has been done already of its revocation.")
     username: str = Field(description="The database user that was made for it.")

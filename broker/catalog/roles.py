@@ -36,6 +36,8 @@ class Role(Struct, frozen=True, kw_only=True):
     """0: the broker's default."""
     max_ttl_s: int = 0
     """0: the broker's maximum."""
+    ttl_jitter: int = 0
+    """By how many percent each time to live may be shortened, by chance."""
     credential_type: str = "password"
     credential_config: dict[str, str] = field(default_factory=dict)
     prepared_users: int = 0
@@ -66,7 +68,7 @@ def from_document(document: Document) -> Role:
         revision=document.revision,
         written=written,
         terms=decoded(written),
-        **{key: body[key] for key in _PLAIN},
+        **{key: body[key] for key in _PLAIN if key in body},
     )
 
 
@@ -79,6 +81,7 @@ _PLAIN = (
     "db_name",
     "default_ttl_s",
     "max_ttl_s",
+    "ttl_jitter",
     "credential_type",
     "credential_config",
     "prepared_users",
@@ -113,6 +116,7 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
         terms=decoded(written),
         default_ttl_s=write.default_ttl if "default_ttl" in sent else base.default_ttl_s,
         max_ttl_s=write.max_ttl if "max_ttl" in sent else base.max_ttl_s,
+        ttl_jitter=write.ttl_jitter if "ttl_jitter" in sent else base.ttl_jitter,
         credential_type=write.credential_type,
         credential_config=dict(write.credential_config if "credential_config" in sent else base.credential_config),
         prepared_users=write.prepared_users if "prepared_users" in sent else base.prepared_users,
@@ -141,6 +145,7 @@ def shown(role: Role) -> dict[str, object]:
         "db_name": role.db_name,
         "default_ttl": role.default_ttl_s,
         "max_ttl": role.max_ttl_s,
+        "ttl_jitter": role.ttl_jitter,
         "credential_type": role.credential_type,
         "prepared_users": role.prepared_users,
         "reissue": role.reissue,

@@ -8,14 +8,15 @@ from broker.leases import lifecycle, logins
 from broker.leases.ask import Ask, Issued, Plan, on_record
 from broker.leases.parts import Parts
 from broker.leases.recipe import recipe
-from broker.leases.ttl import Ttl
+from broker.leases.ttl import Ttl, jittered
 from broker.model import Lease, LeaseState
 
 
 def worth_giving(parts: Parts, ask: Ask, plan: Plan, lease: Lease) -> bool:
     """A repeated idempotency key gets its lease to its end.
 
-    Re-issue wants half of the time to live still ahead, and the user that the role would make today, where it would make it.
+    Re-issue wants half of the time to live still ahead (of the shortest that the role would give it now), and the user that the role would
+    make today, where it would make it.
     """
     left_ms = lifecycle.ends_ms(lease) - parts.store.now_ms()
     if ask.idempotency_key:
@@ -23,7 +24,7 @@ def worth_giving(parts: Parts, ask: Ask, plan: Plan, lease: Lease) -> bool:
     return (
         lease.state is LeaseState.ACTIVE
         and lease.facts.password is not None
-        and left_ms >= plan.ttl.seconds * 500
+        and left_ms >= jittered(plan.ttl, plan.role.ttl_jitter, 1).seconds * 500
         and lease.connection == plan.connection.number
         and lease.facts.recipe == recipe(plan.role)
     )

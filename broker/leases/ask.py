@@ -107,6 +107,7 @@ class Plan(Struct, frozen=True):
     role: Role
     connection: Connection
     ttl: Ttl
+    """What the caller may have; a role with jitter shortens it for each lease that is made."""
     limits: Limits
     ask_key: bytes | None
     request: RequestRecord

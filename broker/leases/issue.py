@@ -34,7 +34,7 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.prepare import Pools
 from broker.leases.pump import HandoutItem, Pump
-from broker.leases.ttl import Bounds, Ttl, resolve
+from broker.leases.ttl import Bounds, Ttl, jittered, resolve
 from broker.leases.turns import Turns
 from broker.model import Lease, LeaseFacts, LeaseNumber
 from broker.secret import Secret
@@ -133,6 +133,8 @@ class Issuer:
     # prepared ---------------------------------------------------------------------------------------------------------
 
     async def _fresh(self, ask: Ask, plan: Plan) -> Issued:
+        if plan.role.ttl_jitter:
+            plan = replace(plan, ttl=jittered(plan.ttl, plan.role.ttl_jitter, self._parts.chance()))
         if plan.role.prepared_users:
             issued = await self._from_the_prepared(ask, plan)
             if issued is not None:

@@ -14,6 +14,7 @@ from broker.leases.settings import LeaseSettings
 from broker.leases.users import Markers
 from broker.metrics import Metrics
 from broker.model import ConnectionNumber
+from broker.secret import random_fraction
 from broker.store.protocol import Store
 
 
@@ -39,5 +40,7 @@ class Parts:
     """Why no lease of a connection can be revoked at the moment, by connections where that is so."""
     wake_expiry: Callable[[], None] = _nothing
     """Tells the expiry that something fell due before it meant to look again."""
+    chance: Callable[[], float] = random_fraction
+    """By how much of what its role allows the time to live of a lease is shortened."""
     issuing: int = 0
     """Requests for a lease under way; background work gives way to them."""

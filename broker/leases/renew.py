@@ -14,7 +14,7 @@ from broker.leases import lifecycle
 from broker.leases.issue import Issuer
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
-from broker.leases.ttl import resolve
+from broker.leases.ttl import jittered, resolve
 from broker.leases.turns import Turns
 from broker.model import NO_TOKEN, Lease, LeaseNumber, LeaseState
 from broker.store.protocol import Move
@@ -67,11 +67,12 @@ class Renewer:
         age_s = (now - lease.facts.issued_ms + 999) // 1_000
         token_expires_ms = await self._token_expires_ms(lease)
         ttl = resolve(increment_s, self._issuer.bounds(role, token_expires_ms=token_expires_ms, age_s=age_s))
+        left_s = (lifecycle.ends_ms(lease) - now) // 1_000
         if ttl.seconds <= 0:
-            left_s = (lifecycle.ends_ms(lease) - now) // 1_000
             return Renewed(
                 lease_id=lease_id, ttl_s=left_s, renewable=True, warnings=(*ttl.warnings, "past the max TTL, not extended")
             )
+        ttl = jittered(ttl, role.ttl_jitter, parts.chance(), left_s=left_s)
         engine = await parts.catalog.engine(lease.connection)
         extension = Extension(user=parts.markers.of(lease), lifetime_ms=ttl.seconds * 1_000)
         for outcome in await engine.extend([extension]):

@@ -1,7 +1,8 @@
 """How long a lease lives: asked for, default, maximum, and the end of its token. Pure, in whole seconds.
 
 The order is Vault's (reference of its lease system: increment, then the role's default, then the system's; capped by what is left of
-the maximum), with one cap more: a lease never outlives the token that asked for it, and the answer says so.
+the maximum), with one cap more: a lease never outlives the token that asked for it, and the answer says so. What comes out may
+be shortened by chance, so that leases made together do not end together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
 
 class Ttl(Struct, frozen=True):
-    """A resolved time to live. `capped_by` is empty, `max_ttl` or `token`."""
+    """A resolved time to live. `capped_by` is empty, `max_ttl`, `token` or `ttl_jitter`."""
 
     seconds: int
     capped_by: str = ""
@@ -52,3 +53,15 @@ def resolve(increment_s: int, bounds: Bounds) -> Ttl:
         )
         ttl, capped_by = token_left, "token"
     return Ttl(ttl, capped_by, tuple(warnings))
+
+
+def jittered(ttl: Ttl, percent: int, chance: float, *, left_s: int = 0) -> Ttl:
+    """`ttl` shortened by up to `percent` (0 to 50) of itself, in whole seconds: not at all where `chance` is 0, most where it is 1.
+
+    What had a second has one still. A renewal that asks for no less than the `left_s` that the lease has anyway takes nothing of them.
+    `capped_by` becomes `ttl_jitter` unless something else capped it before.
+    """
+    most_s = ttl.seconds * percent // 100
+    least_s = left_s if left_s <= ttl.seconds else 0
+    seconds = max(ttl.seconds - min(most_s, int(chance * (most_s + 1))), least_s)
+    return ttl if seconds == ttl.seconds else Ttl(seconds, ttl.capped_by or "ttl_jitter", ttl.warnings)

@@ -141,6 +141,7 @@ FIELDS = (
     *("rollback_statements", "default_ttl", "max_ttl", "credential_type", "credential_config", "prepared_users", "reissue"),
     *(
         "max_leases",
+        "ttl_jitter",
         "grant_roles",
         "owned_objects",
         "reassign_to",

@@ -451,6 +451,40 @@ async def test_reissue_gives_the_living_lease(rig: Any, token: Any) -> None:
     assert rig.can_log_in(first)
 
 
+@pytest.mark.parametrize("prepared", [0, 4])
+async def test_leases_made_together_do_not_end_together(rig: Any, token: Any, prepared: int) -> None:
+    """With `ttl_jitter` each time to live is shortened by chance; answer, lookup and database tell the same, and it ends then."""
+    await rig.role("spread", default_ttl=1_000, ttl_jitter=50, prepared_users=prepared)
+    await rig.fill()
+    issued = [await rig.issue(token, role="spread") for _ in range(4)]
+    assert len({lease.ttl_s for lease in issued}) > 1
+    for lease in issued:
+        assert 500 <= lease.ttl_s <= 1_000
+        assert (lease.capped_by, lease.warnings) == ("ttl_jitter" if lease.ttl_s < 1_000 else "", ())
+        view = await rig.boot.query.lookup(lease.lease_id)
+        assert (view.ttl_s, view.capped_by) == (lease.ttl_s, lease.capped_by)
+        assert rig.server().accounts[lease.username].expires_ms == rig.clock.now_ms() + lease.ttl_s * 1_000
+    first, *_, last = sorted(issued, key=lambda lease: lease.ttl_s)
+    rig.clock.advance(first.ttl_s * 1_000)
+    await rig.settle_down()
+    assert not rig.can_log_in(first)
+    assert rig.can_log_in(last)
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_asking_again_does_not_roll_the_dice_again(rig: Any, token: Any, key: str) -> None:
+    """A lease that chance made as short as can be is given again, with what it has left, while half of that is ahead."""
+    await rig.role("again", reissue=not key, default_ttl=100, ttl_jitter=50)
+    rig.boot.parts.chance = lambda: 0.999
+    first = await rig.issue(token, role="again", key=key)
+    rig.boot.parts.chance = lambda: 0.0
+    rig.clock.advance(25_000)
+    again = await rig.issue(token, role="again", key=key)
+    assert (first.ttl_s, again.lease_id, again.ttl_s, again.capped_by) == (50, first.lease_id, 25, "ttl_jitter")
+    rig.clock.advance(1_000)
+    assert ((await rig.issue(token, role="again", key=key)).lease_id == first.lease_id) is bool(key)
+
+
 @pytest.mark.parametrize("change", [{"db_name": "other"}, {"creation_statements": "make otherwise"}])
 async def test_reissue_follows_its_role(rig: Any, token: Any, change: dict[str, str]) -> None:
     """A role that leads to another database, or makes other users, gives no lease of before again; nor is its password kept."""

@@ -66,6 +66,29 @@ async def test_a_renewal_is_capped_by_the_token(rig: Any) -> None:
     assert (await rig.boot.query.lookup(issued.lease_id)).capped_by == "token"
 
 
+async def test_a_renewal_is_shortened_by_chance(rig: Any, token: Any) -> None:
+    """A renewal tells the shortened time; lookup and database agree; it takes nothing of what the lease has, unless asked for less."""
+    await rig.role("spread", default_ttl=100, max_ttl=1_000, ttl_jitter=20)
+    rig.boot.parts.chance = lambda: 0.0
+    issued = await rig.issue(token, role="spread")
+    assert (issued.ttl_s, issued.capped_by) == (100, "")
+    rig.clock.advance(10_000)
+    for chance, increment, ttl, capped_by in (
+        (0.5, 0, 90, "ttl_jitter"),
+        (0.5, 200, 180, "ttl_jitter"),
+        (0.999, 200, 180, "ttl_jitter"),
+        (0.0, 200, 200, ""),
+        (0.5, 50, 45, "ttl_jitter"),
+        (0.5, 5_000, 891, "max_ttl"),
+    ):
+        rig.boot.parts.chance = lambda chance=chance: chance
+        renewed = await rig.boot.renewer.renew(issued.lease_id, increment)
+        view = await rig.boot.query.lookup(issued.lease_id)
+        assert (renewed.ttl_s, view.ttl_s, view.capped_by) == (ttl, ttl, capped_by)
+        assert view.expire_ms == rig.clock.now_ms() + ttl * 1_000 == rig.server().accounts[issued.username].expires_ms
+        assert bool(renewed.warnings) is (capped_by == "max_ttl")
+
+
 async def test_a_database_that_does_not_extend_keeps_the_old_end(rig: Any, short: Any) -> None:
     """When the database fails, so does the renewal, and the lease keeps its time."""
     before = (await rig.lease(short.lease_id)).due_ms

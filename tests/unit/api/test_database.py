@@ -31,6 +31,8 @@ def test_an_update_tells_what_was_sent() -> None:
         ("prepared_users", 10_001),
         ("prepared_users", -1),
         ("max_leases", -1),
+        ("ttl_jitter", -1),
+        ("ttl_jitter", 51),
         ("credential_type", "rsa_private_key"),
         ("default_ttl", "forever"),
         ("creation_statements", [{"a": 1}]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,7 @@ def test_a_connection_comes_back_as_it_was(connection: Connection) -> None:
         written=st.builds(Terms, creation=tuples, revocation=tuples, renewal=tuples, rollback=tuples, options=options),
         default_ttl_s=st.integers(0, 10**9),
         max_ttl_s=st.integers(0, 10**9),
+        ttl_jitter=st.integers(0, 50),
         credential_config=st.dictionaries(words, words, max_size=2),
         prepared_users=st.integers(0, 10_000),
         reissue=st.booleans(),
@@ -132,7 +134,7 @@ def _role(**fields: Any) -> Role:
 
 def test_a_roles_fields_that_were_not_sent_stay() -> None:
     """An update merges over what is stored; what is sent empty is emptied, and a null takes away an option."""
-    old = _role(default_ttl="1h", max_ttl=7_200, prepared_users=5, reissue=True, max_leases=3)
+    old = _role(default_ttl="1h", max_ttl=7_200, prepared_users=5, reissue=True, max_leases=3, ttl_jitter=20)
     assert (old.default_ttl_s, old.max_ttl_s, old.path) == (3_600, 7_200, "database/creds/app")
     assert roles.merged(old, "app", RoleWrite()) == old
     new = roles.merged(
@@ -142,6 +144,14 @@ def test_a_roles_fields_that_were_not_sent_stay() -> None:
     assert without == replace(old, written=replace(old.written, options={}), terms=replace(old.terms, options={}))
     terms = replace(old.terms, creation=(), options={"owned_objects": "drop", "reassign_to": "x"})
     assert new == replace(old, prepared_users=0, written=terms, terms=terms)
+
+
+def test_a_role_kept_before_a_field_was_there_has_its_default() -> None:
+    """A document of an earlier version is read: what it doesn't say is as it was then."""
+    body = orjson.loads(roles.to_body(_role(ttl_jitter=20, default_ttl=60)))
+    del body["ttl_jitter"]
+    back = roles.from_document(_document(roles.KIND, "app", orjson.dumps(body)))
+    assert (back.ttl_jitter, back.default_ttl_s) == (0, 60)
 
 
 @pytest.mark.parametrize("field", ["creation", "revocation", "renew", "rollback"])

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.leases.ttl import Bounds, Ttl, resolve
+from broker.leases.ttl import Bounds, Ttl, jittered, resolve
 
 HOUR, DAY = 3_600, 86_400
 spans = st.integers(0, 10**7)
+chances = st.floats(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,36 @@ def test_no_cap_is_ever_passed(increment: int, default: int, most: int, age: int
     assert left is None or ttl.seconds <= max(0, left)
     assert (ttl.seconds < wanted) == bool(ttl.capped_by)
     assert bool(ttl.capped_by) == bool(ttl.warnings)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "percent", "chance", "left", "shortened"),
+    [
+        (Ttl(100), 0, 0.99, 0, Ttl(100)),
+        (Ttl(100), 10, 0.0, 0, Ttl(100)),
+        (Ttl(100), 10, 0.5, 0, Ttl(95, "ttl_jitter")),
+        (Ttl(100), 10, 0.999, 0, Ttl(90, "ttl_jitter")),
+        (Ttl(100, "max_ttl", ("told",)), 50, 1.0, 0, Ttl(50, "max_ttl", ("told",))),
+        (Ttl(100), 50, 1.0, 80, Ttl(80, "ttl_jitter")),
+        (Ttl(100), 50, 1.0, 100, Ttl(100)),
+        (Ttl(100), 50, 1.0, 101, Ttl(50, "ttl_jitter")),
+        (Ttl(1), 50, 1.0, 0, Ttl(1)),
+        (Ttl(3), 50, 1.0, 0, Ttl(2, "ttl_jitter")),
+        (Ttl(0, "max_ttl"), 50, 1.0, 0, Ttl(0, "max_ttl")),
+    ],
+)
+def test_jitter(ttl: Ttl, percent: int, chance: float, left: int, shortened: Ttl) -> None:
+    """In whole seconds, up to the percentage; a renewal for more keeps what the lease has; another cap keeps its name."""
+    assert jittered(ttl, percent, chance, left_s=left) == shortened
+
+
+@given(spans, st.integers(0, 50), chances, chances, spans)
+def test_jitter_only_shortens(seconds: int, percent: int, chance: float, other: float, left: int) -> None:
+    """Never longer, never by more than the percentage, never below a second; a greater chance never makes it longer; told when it cut."""
+    ttl = jittered(Ttl(seconds), percent, chance, left_s=left)
+    assert min(1, seconds) <= ttl.seconds <= seconds
+    assert ttl.seconds * 100 >= seconds * (100 - percent)
+    assert ttl.seconds >= left or left > seconds
+    assert (ttl.seconds < seconds) == (ttl.capped_by == "ttl_jitter")
+    assert (ttl.seconds <= jittered(Ttl(seconds), percent, other, left_s=left).seconds) or other > chance
+    assert jittered(Ttl(seconds), percent, 1).seconds <= jittered(Ttl(seconds), percent, chance).seconds
