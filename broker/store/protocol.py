@@ -20,6 +20,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from broker.model import (
+    NO_TOKEN,
     ConnectionNumber,
     Document,
     Lease,
@@ -64,6 +65,8 @@ class Reservation(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     ask_key: bytes | None = None
     """16 bytes that stand for "the same question" (idempotency key, or token and role); unique among live leases."""
+    asker: TokenNumber = NO_TOKEN
+    """Who asked, where the lease is another token's: it must not have ended either."""
 
 
 class Handout(Struct, frozen=True, kw_only=True):
@@ -75,6 +78,8 @@ class Handout(Struct, frozen=True, kw_only=True):
     due_in_ms: int
     limits: Limits = Limits()
     ask_key: bytes | None = None
+    asker: TokenNumber = NO_TOKEN
+    """As in a reservation."""
 
 
 class Move(Struct, frozen=True, kw_only=True):
@@ -176,7 +181,7 @@ class Store(Protocol):
     # leases ---------------------------------------------------------------------------------------------------------
 
     async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Refusal | None]:
-        """Writes intents as `reserved`, each checked against its token and limits in the same statement. None: accepted."""
+        """Writes intents as `reserved`, each checked against its tokens and limits in the same statement. None: accepted."""
         ...
 
     async def prepare(self, reservations: Sequence[Reservation]) -> None:
@@ -184,7 +189,7 @@ class Store(Protocol):
         ...
 
     async def hand_out(self, handouts: Sequence[Handout]) -> Sequence[Refusal | None]:
-        """Turns `prepared` leases into `active` ones, each checked against its token and limits. None: accepted."""
+        """Turns `prepared` leases into `active` ones, each checked against its tokens and limits. None: accepted."""
         ...
 
     async def move(self, moves: Sequence[Move]) -> frozenset[LeaseNumber]:
@@ -345,6 +350,13 @@ class Store(Protocol):
 
     async def token(self, number: TokenNumber) -> Token | None:
         """A token that has not ended."""
+        ...
+
+    async def head_of_token(self, number: TokenNumber, *, generations: int) -> Token | None:
+        """The token without a parent from which this one descends: itself, or one that is at most so many generations up.
+
+        None when it has ended, or there is none so near.
+        """
         ...
 
     async def tokens(self, *, after: TokenNumber, limit: int) -> Sequence[Token]:

@@ -69,6 +69,7 @@ def _conditions(asked: Reservation | Handout, now_ms: int) -> dict[str, Any]:
         "due": now_ms + asked.due_in_ms,
         "now": now_ms,
         "ask": asked.ask_key,
+        "asker": asked.asker,
         "per_role": asked.limits.per_role,
         "per_token": asked.limits.per_token,
     }

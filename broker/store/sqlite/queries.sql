@@ -10,6 +10,8 @@ WHERE EXISTS (
     SELECT 1 FROM token
     WHERE number = :token AND (expires IS NULL OR expires > :now) AND (:per_token = 0 OR live < :per_token)
 ) AND (
+    :asker IN (0, :token) OR EXISTS (SELECT 1 FROM token WHERE number = :asker AND (expires IS NULL OR expires > :now))
+) AND (
     :per_role = 0 OR (SELECT live FROM path WHERE family = :family) < :per_role
 ) AND NOT EXISTS (SELECT 1 FROM lease WHERE ask = :ask);
 
@@ -25,12 +27,16 @@ WHERE number = :number AND state = 2 AND family = :family AND EXISTS (
     SELECT 1 FROM token
     WHERE number = :token AND (expires IS NULL OR expires > :now) AND (:per_token = 0 OR live < :per_token)
 ) AND (
+    :asker IN (0, :token) OR EXISTS (SELECT 1 FROM token WHERE number = :asker AND (expires IS NULL OR expires > :now))
+) AND (
     :per_role = 0 OR (SELECT live FROM path WHERE family = :family) < :per_role
 ) AND NOT EXISTS (SELECT 1 FROM lease WHERE ask = :ask);
 
 -- name: why_refused
 SELECT
-    NOT EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now)) AS token_ended,
+    NOT EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
+        OR :asker NOT IN (0, :token)
+        AND NOT EXISTS (SELECT 1 FROM token WHERE number = :asker AND (expires IS NULL OR expires > :now)) AS token_ended,
     EXISTS (SELECT 1 FROM lease WHERE ask = :ask) AS asked_before,
     :per_role <> 0 AND coalesce((SELECT live FROM path WHERE family = :family), 0) >= :per_role AS role_limit,
     :per_token <> 0 AND coalesce((SELECT live FROM token WHERE number = :token), 0) >= :per_token AS token_limit;
@@ -243,6 +249,17 @@ WHERE :parent = 0 OR EXISTS (SELECT 1 FROM token WHERE number = :parent AND (exp
 
 -- name: token
 SELECT number, parent, expires, uses, facts FROM token WHERE number = :number AND (expires IS NULL OR expires > :now);
+
+-- name: head_of_token
+-- Up from a token to the one without a parent, over so many generations.
+WITH RECURSIVE line (number, parent, generation) AS (
+    SELECT number, parent, 0 FROM token WHERE number = :number
+    UNION ALL
+    SELECT token.number, token.parent, generation + 1 FROM line JOIN token ON token.number = line.parent
+    WHERE line.parent <> 0 AND generation < :generations
+)
+SELECT number, parent, expires, uses, facts FROM token
+WHERE number = (SELECT number FROM line WHERE parent = 0) AND (expires IS NULL OR expires > :now);
 
 -- name: tokens
 SELECT number, parent, expires, uses, facts FROM token

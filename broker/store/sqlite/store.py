@@ -274,6 +274,12 @@ class SqliteStore:
         row = self._reader.row(SQL["token"], {"number": number, "now": self.now_ms()})
         return None if row is None else self._cipher.open_token(TokenRow(*row))
 
+    async def head_of_token(self, number: TokenNumber, *, generations: int) -> Token | None:
+        """See `Store.head_of_token`."""
+        values = {"number": number, "generations": generations, "now": self.now_ms()}
+        row = self._reader.row(SQL["head_of_token"], values)
+        return None if row is None else self._cipher.open_token(TokenRow(*row))
+
     async def tokens(self, *, after: TokenNumber, limit: int) -> Sequence[Token]:
         """See `Store.tokens`."""
         return await self._reader.scan(tokens.list_tokens, self.now_ms(), self._cipher, after=after, limit=limit)

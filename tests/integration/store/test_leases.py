@@ -200,6 +200,28 @@ async def test_handing_out_checks_token_limits_and_ask_key(book: Any) -> None:
     assert await book.state(number) is LeaseState.PREPARED
 
 
+@pytest.mark.parametrize("ended", ["asker", "owner", "neither"])
+async def test_a_lease_for_another_token_needs_both(book: Any, ended: str) -> None:
+    """Neither a caller that has ended gets a lease, nor one whose lease would belong to a token that has; the owner's limit counts."""
+    owner = await book.token()
+    asker = await book.token(parent=owner if ended != "owner" else NO_TOKEN)
+    prepared = await book.pooled()
+    if ended != "neither":
+        await book.store.end_tokens([{"asker": asker, "owner": owner}[ended]], children=TokenEnd.WITH_CHILDREN)
+    refusal = None if ended == "neither" else Refusal.TOKEN_ENDED
+    reservation = book.reservation(owner, asker=asker, limits=Limits(per_token=2))
+    handout = book.handout(prepared, owner, asker=asker, limits=Limits(per_token=2))
+    assert list(await book.store.reserve([reservation])) == [refusal]
+    assert list(await book.store.hand_out([handout])) == [refusal]
+    if refusal is None:
+        third = book.reservation(owner, asker=asker, limits=Limits(per_token=2))
+        assert list(await book.store.reserve([third])) == [Refusal.TOKEN_LIMIT]
+        await book.store.end_tokens([asker], children=TokenEnd.WITH_CHILDREN)
+        assert await book.state(prepared) is LeaseState.ACTIVE
+        await book.store.end_tokens([owner], children=TokenEnd.WITH_CHILDREN)
+        assert await book.state(prepared) is LeaseState.REVOKING
+
+
 async def test_handed_out_password_is_kept_only_when_asked_for(book: Any) -> None:
     """The sealed copy goes with the handout unless the new facts carry it."""
     token, plain, asked = await book.token(), await book.pooled(), await book.pooled()

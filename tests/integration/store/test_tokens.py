@@ -249,3 +249,31 @@ async def test_paths_with_many_live_leases_are_found(book: Any) -> None:
         await book.pooled(path)
     assert await book.store.crowded_paths(2) == {"m/creds/b": 3, "m/creds/c": 2}
     assert await book.store.crowded_paths(4) == {}
+
+
+async def heads(book: Any, *numbers: TokenNumber, generations: int = 9) -> list[TokenNumber | None]:
+    found = [await book.store.head_of_token(number, generations=generations) for number in numbers]
+    return [None if head is None else head.number for head in found]
+
+
+async def test_head_of_a_token(book: Any) -> None:
+    """The one without a parent that it descends from, itself where it has none; looked for over so many generations."""
+    head, other = await book.token(ttl_s=60), await book.token()
+    child = await book.token(parent=head)
+    grandchild = await book.token(parent=child)
+    assert await heads(book, head, child, grandchild, other, TokenNumber(1)) == [head, head, head, other, None]
+    assert await heads(book, head, child, grandchild, generations=1) == [head, head, None]
+    assert (await book.store.head_of_token(grandchild, generations=2)) == await book.store.token(head)
+    await book.store.end_tokens([child], children=TokenEnd.ORPHAN_CHILDREN)
+    assert await heads(book, head, child, grandchild) == [head, None, grandchild]
+    await book.shift(61)
+    assert await heads(book, head, grandchild) == [None, None]
+
+
+async def test_head_far_up(book: Any) -> None:
+    """A long line costs one question, and the bound is exact."""
+    line = [await book.token()]
+    for _ in range(50):
+        line.append(await book.token(parent=line[-1]))
+    assert await heads(book, line[-1], generations=50) == [line[0]]
+    assert await heads(book, line[-1], generations=49) == [None]
