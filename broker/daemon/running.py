@@ -15,6 +15,7 @@ import structlog
 from broker.audit.trail import Trail
 from broker.catalog.catalog import Catalog
 from broker.config import Config
+from broker.daemon import collector
 from broker.daemon.rooms import (
     identity_room,
     lease_room,
@@ -142,6 +143,7 @@ async def serve(config: Config, seams: Seams | None = None, *, started: Callable
         loop.add_signal_handler(number, ended.set)
     daemon = await start(config, seams)
     loop.add_signal_handler(signal.SIGHUP, daemon.trail.reopen)
+    collector.relax()
     try:
         started(daemon)
         _notify("READY=1")

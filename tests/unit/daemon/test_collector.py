@@ -1,0 +1,42 @@
+"""The garbage collector of a daemon: what the start made is left alone, garbage in cycles still goes."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from broker.daemon.collector import relax
+
+
+class _Knot:
+    """Something that refers to itself, so that no reference count ever frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+def test_what_the_start_made_is_not_looked_at_again() -> None:
+    """All that lives by then is out of the collector's sight."""
+    relax()
+    assert gc.get_freeze_count() > len(gc.get_objects())
+
+
+def test_garbage_in_cycles_is_still_collected() -> None:
+    """By itself, once enough was made after it."""
+    relax()
+    gone = weakref.ref(_Knot())
+    kept: list[list[object]] = []
+    while gone() is not None and len(kept) < 10 * gc.get_threshold()[0]:
+        kept.append([])
+    assert gone() is None
