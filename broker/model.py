@@ -110,6 +110,7 @@ class LeaseFacts(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_
     """What the server itself calls the user (PostgreSQL: its OID); empty until it has said so."""
     display_name: str = ""
     accessor: Accessor = Accessor("")
+    """Of the token that it belongs to."""
     terms: Terms = Terms()
     recipe: str = ""
     """Digest of what the role made its user from; of a role that would make another one today it differs."""

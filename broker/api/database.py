@@ -92,11 +92,23 @@ class RoleWrite(Wire):
         default=False, description="Whether the same token gets its living lease again instead of a new one, password included."
     )
     max_leases: LenientInt = Field(0, ge=0, description="The most live leases of the role; 0 means no limit.")
+    lease_owner: ShortText = Field(
+        "token",
+        description="Which token a lease belongs to, counts for and ends with: `token`, the one that asks, or `identity`, the one without a"
+        " parent from which that descends.",
+    )
     rehearse: LenientBool = Field(
         default=True,
         description="Whether a role whose statements or options changed is tried out before it is kept: a user is made, logs in, is renewed"
         " and revoked. Not kept with the role.",
     )
+
+    @field_validator("lease_owner")
+    @classmethod
+    def _owner(cls, value: str) -> str:
+        if value not in ("", "token", "identity"):
+            raise InvalidRequest("lease_owner: not known; allowed are token and identity")
+        return value or "token"
 
     @field_validator("credential_type")
     @classmethod
@@ -207,6 +219,9 @@ class RoleShown(BaseModel):
     prepared_users: int = Field(description="How many users are kept ready.")
     reissue: bool = Field(description="Whether the same token gets its living lease again.")
     max_leases: int = Field(description="The most live leases of the role; 0: no limit.")
+    lease_owner: str = Field(
+        description="Which token a lease belongs to: `token`, the one that asks, or `identity`, the one without a parent above it."
+    )
 
 
 class Missing(BaseModel):

@@ -72,6 +72,7 @@ class LeaseShown(BaseModel):
     state: str = Field(description="Where it is in its life: `active`, `revoking`, `stuck` ...")
     stage: str = Field(description="What has been done already of its revocation.")
     username: str = Field(description="The database user that was made for it.")
+    token_accessor: str = Field(description="Accessor of the token that it belongs to and ends with.")
     failing_since: str | None = Field(None, description="Since when its revocation has been failing (RFC 3339).")
     revoke_error: str = Field(
         "", description="What its revocation has failed of so far, or what holds up all of its connection."

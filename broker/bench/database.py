@@ -26,6 +26,7 @@ _MEMBERS = (
 _COUNT = f"SELECT count(*) FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
 _COUNT_LOCKED = f"{_COUNT} AND NOT u.rolcanlogin"
 _NAMES = f"SELECT u.rolname FROM {_MEMBERS} AND u.rolname LIKE $2"  # noqa: S608 - constants only
+_ANY_FROM = "SELECT EXISTS (SELECT FROM pg_authid WHERE rolname >= $1::text::name AND rolname < $2::text::name)"
 _MADE_BY = """
 WITH RECURSIVE made (oid) AS (
   SELECT oid FROM pg_roles WHERE rolname = $1
@@ -62,6 +63,11 @@ class BenchDatabase:
     async def users_like(self, name_like: str) -> int:
         """How many users of the bench have a name LIKE this."""
         return int(await self._connection.fetchval(_COUNT, GROUP, name_like))
+
+    async def has_user_from(self, prefix: str) -> bool:
+        """Whether there is a user whose name begins like this. It costs one look at an index, however many users there are."""
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        return bool(await self._connection.fetchval(_ANY_FROM, prefix, after))
 
     async def locked_users(self, name_like: str) -> int:
         """How many of them can't log in and have a name LIKE this: the prepared ones."""

@@ -11,6 +11,8 @@ from broker.errors import InvalidRequest
 from broker.model import Document, Terms
 
 KIND = "role"
+TOKEN, IDENTITY = "token", "identity"
+"""Whose a lease is: the asking token's, or that of the token which its line begins with."""
 MOUNT = "database"
 """Where the database engine answers; every role's lease path starts with it."""
 
@@ -44,6 +46,7 @@ class Role(Struct, frozen=True, kw_only=True):
     reissue: bool = False
     max_leases: int = 0
     """0: the broker's limit."""
+    lease_owner: str = TOKEN
 
     @property
     def path(self) -> str:
@@ -87,6 +90,7 @@ _PLAIN = (
     "prepared_users",
     "reissue",
     "max_leases",
+    "lease_owner",
 )
 
 
@@ -122,6 +126,7 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
         prepared_users=write.prepared_users if "prepared_users" in sent else base.prepared_users,
         reissue=write.reissue if "reissue" in sent else base.reissue,
         max_leases=write.max_leases if "max_leases" in sent else base.max_leases,
+        lease_owner=write.lease_owner if "lease_owner" in sent else base.lease_owner,
     )
     for key, word in _STATEMENTS.items():
         if any("\x00" in statement for statement in getattr(role.terms, word)):
@@ -150,6 +155,7 @@ def shown(role: Role) -> dict[str, object]:
         "prepared_users": role.prepared_users,
         "reissue": role.reissue,
         "max_leases": role.max_leases,
+        "lease_owner": role.lease_owner,
     }
     if role.credential_config:
         data["credential_config"] = dict(role.credential_config)

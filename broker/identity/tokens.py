@@ -20,6 +20,8 @@ from broker.secret import Secret
 from broker.store.protocol import Store, TokenEnd
 
 _PAGE = 1_000
+_GENERATIONS = 1_000
+"""How far up a line of tokens is followed (half a millisecond)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,21 @@ class Tokens:
         """The token that this accessor stands for, unless it has ended."""
         number = self._parts.ids.token_number(accessor)
         return None if number is None else await self._store.token(number)
+
+    async def head(self, token: Token) -> Token:
+        """The token that a token's line begins with, which has no parent: a login's, or one made without a parent; often itself.
+
+        The store is asked each time: an ancestor may have been revoked, renewed or left its children. Raises `PermissionDenied` when the
+        token has ended, `InvalidRequest` when there are more than 1,000 generations in between.
+        """
+        if token.parent == NO_TOKEN:
+            return token
+        head = await self._store.head_of_token(token.number, generations=_GENERATIONS)
+        if head is not None:
+            return head
+        if await self._store.token(token.number) is None:
+            raise PermissionDenied
+        raise InvalidRequest(f"more than {_GENERATIONS} generations lie between this token and the one without a parent")
 
     async def accessors(self) -> list[str]:
         """The accessors of all tokens that have not ended."""

@@ -14,7 +14,7 @@ from broker.catalog.connections import Connection
 from broker.catalog.roles import Role
 from broker.errors import AuditUnavailable
 from broker.leases.ttl import Ttl
-from broker.model import Accessor, LeaseId, TokenNumber
+from broker.model import LeaseId, Token, TokenNumber
 from broker.secret import Secret
 from broker.store.protocol import Limits
 
@@ -38,9 +38,10 @@ class Ask(Struct, frozen=True, kw_only=True):
     role: str
     mount: str
     token: TokenNumber
-    accessor: Accessor
+    """Who asks."""
+    owner: Token
+    """Whom the lease belongs to, counts for and ends with: the caller's own token, or another one that the caller's descends from."""
     display_name: str
-    token_expires_ms: int | None
     idempotency_key: str
     request_entry: bytes
     """Durable before any statement reaches a database."""

@@ -105,7 +105,7 @@ class Issuer:
         connection = catalog.connection(role.db_name)
         if not connection.allows(role.name):
             raise InvalidRequest(f'"{role.name}" is not an allowed role')
-        ttl = resolve(0, self.bounds(role, token_expires_ms=ask.token_expires_ms))
+        ttl = resolve(0, self.bounds(role, token_expires_ms=ask.owner.expires_ms))
         if ttl.seconds <= 0:
             raise PermissionDenied
         limits = Limits(per_role=role.max_leases or settings.max_per_role, per_token=settings.max_per_token)
@@ -171,11 +171,12 @@ class Issuer:
         item = HandoutItem(
             handout=Handout(
                 number=lease.number,
-                token=ask.token,
+                token=ask.owner.number,
                 facts=facts,
                 due_in_ms=plan.ttl.seconds * 1_000,
                 limits=plan.limits,
                 ask_key=plan.ask_key,
+                asker=ask.token,
             ),
             extension=Extension(user=self._parts.markers.user(lease.number, facts), lifetime_ms=plan.ttl.seconds * 1_000),
             request=plan.request,
@@ -222,11 +223,12 @@ class Issuer:
         reservation = Reservation(
             number=number,
             connection=plan.connection.number,
-            token=ask.token,
+            token=ask.owner.number,
             facts=facts,
             due_in_ms=int(parts.settings.issue_timeout_s * 1_000) + _RESERVED_GRACE_MS,
             limits=plan.limits,
             ask_key=plan.ask_key,
+            asker=ask.token,
         )
         reserved, unrecorded = await beside_record(parts.store.reserve([reservation]), on_record(parts.trail, [plan.request]))
         _raise_for(reserved[0], plan)
@@ -252,6 +254,7 @@ class Issuer:
                 to=lifecycle.target(Event.ISSUED),
                 due_in_ms=lifetime_ms,
                 facts=facts,
+                # Who asks may have been ended meanwhile. Where the lease's owner was, it falls due at once.
                 token=ask.token,
             )
             recording = asyncio.ensure_future(parts.trail.record([ask.response_entry(issued)]))
@@ -291,7 +294,7 @@ class Issuer:
             username=username,
             identity=identity,
             display_name=ask.display_name,
-            accessor=ask.accessor,
+            accessor=ask.owner.facts.accessor,
             password=None if plan.ask_key is None else keep,
             issued_ms=now,
             expires_ms=now + plan.ttl.seconds * 1_000,
@@ -319,7 +322,7 @@ def _raise_for(refusal: Refusal | None, plan: Plan) -> None:
             "leases per role",
             f"role {plan.role.name} has its {plan.limits.per_role} live leases (max_leases)",
         ),
-        Refusal.TOKEN_LIMIT: ("leases per token", f"this token has its {plan.limits.per_token} live leases (max_per_token)"),
+        Refusal.TOKEN_LIMIT: ("leases per token", f"its token has its {plan.limits.per_token} live leases (max_per_token)"),
     }
     if refusal in most:
         limit, told = most[refusal]

@@ -27,6 +27,8 @@ class LeaseView:
     state: str
     stage: str
     username: str
+    token_accessor: str
+    """Of the token that it belongs to."""
     failing_since_ms: int | None
     """When its revocation failed for the first time; None where it has not."""
     revoke_error: str
@@ -94,6 +96,7 @@ class Query:
             state=lease.state.name.lower(),
             stage=lease.stage.name.lower(),
             username=facts.username,
+            token_accessor=facts.accessor,
             failing_since_ms=facts.failing_since_ms or None,
             revoke_error=self._parts.held_up.get(lease.connection, facts.failure) if self._is_over(lease) else "",
             remedy=facts.remedy,

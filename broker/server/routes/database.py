@@ -22,11 +22,13 @@ from broker.api.database import (
 from broker.api.envelope import Keys
 from broker.api.fields import short_text
 from broker.audit.entry import AuditResponse, rfc3339
+from broker.catalog.roles import IDENTITY
 from broker.errors import NotFound, UserRemains
 from broker.leases.canary import Step
 from broker.leases.issue import Ask, Issued
 from broker.leases.outlook import Outlook
 from broker.leases.trial import Check
+from broker.model import Token
 from broker.server.mounts import DATABASE, mount_of
 from broker.server.router import Access, Call, Reply, Table
 
@@ -128,7 +130,9 @@ async def delete_role(call: Call) -> Reply:
 @TABLE.add("read", "database/creds/{name}", access=Access.ISSUE, gives=Credentials)
 async def read_credentials(call: Call) -> Reply:
     """Issues a lease: a database user that lives as long as it."""
-    issued = await call.services.issuer.issue(_ask(call))
+    token, role = call.caller.token, call.services.catalog.role(call.name)
+    owner = await call.services.tokens.head(token) if role is not None and role.lease_owner == IDENTITY else token
+    issued = await call.services.issuer.issue(_ask(call, owner))
     return Reply(
         lease_id=issued.lease_id,
         renewable=True,
@@ -189,7 +193,7 @@ def _time(at_ms: int | None) -> str | None:
     return None if at_ms is None else rfc3339(at_ms)
 
 
-def _ask(call: Call) -> Ask:
+def _ask(call: Call, owner: Token) -> Ask:
     passage, clock, role = call.caller, call.services.clock, call.name
     idempotency_key = short_text(call.idempotency_key, "Idempotency-Key")
 
@@ -207,9 +211,8 @@ def _ask(call: Call) -> Ask:
         role=role,
         mount="database",
         token=token.number,
-        accessor=token.facts.accessor,
+        owner=owner,
         display_name=token.facts.display_name,
-        token_expires_ms=token.expires_ms,
         idempotency_key=idempotency_key,
         # Last: from here on it is the issuer that records it.
         request_entry=passage.hand_over(),

@@ -138,6 +138,7 @@ def _shown(view: LeaseView) -> dict[str, object]:
         state=view.state,
         stage=view.stage,
         username=view.username,
+        token_accessor=view.token_accessor,
         failing_since=_time(view.failing_since_ms),
         revoke_error=view.revoke_error,
         remedy=list(view.remedy),

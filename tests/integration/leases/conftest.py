@@ -359,16 +359,18 @@ class Rig:
         write = RoleWrite.model_validate({"db_name": "main", "creation_statements": "make"} | fields)
         await self.boot.catalog.write_role(name, write)
 
-    async def token(self, ttl_s: int | None = None) -> TokenNumber:
+    async def token(self, ttl_s: int | None = None, parent: TokenNumber = NO_TOKEN) -> TokenNumber:
         """A token that never ends, or ends `ttl_s` from now."""
         number = TokenNumber(self.boot.parts.numbers.next())
-        facts = TokenFacts(accessor=Accessor("a"), policies=("root",), display_name="token", path="auth/token/create")
-        token = Token(number=number, parent=NO_TOKEN, expires_ms=None, uses_left=None, digest=b"d" * 32, facts=facts)
-        assert await self.boot.sqlite.add_token(token, ttl_s=ttl_s)
+        assert await self.boot.sqlite.add_token(replace(self._token(number), parent=parent), ttl_s=ttl_s)
         return number
 
-    def ask(self, token: TokenNumber, role: str = "app", key: str = "", token_expires_ms: int | None = None) -> Ask:
-        """What a caller with this token asks."""
+    def _token(self, number: TokenNumber) -> Token:
+        facts = TokenFacts(accessor=Accessor("a"), policies=("root",), display_name="token", path="auth/token/create")
+        return Token(number=number, parent=NO_TOKEN, expires_ms=None, uses_left=None, digest=b"d" * 32, facts=facts)
+
+    def ask(self, token: TokenNumber, role: str = "app", key: str = "", owner: Token | None = None) -> Ask:
+        """What a caller with this token asks; the lease is its own unless another owner is named."""
         scribe, clock = self.boot.parts.scribe, self.clock
         request: AuditRequest = records.new_request("read", f"database/creds/{role}")
 
@@ -380,9 +382,8 @@ class Rig:
             role=role,
             mount="database",
             token=token,
-            accessor=Accessor("a"),
+            owner=owner or self._token(token),
             display_name="token",
-            token_expires_ms=token_expires_ms,
             idempotency_key=key,
             request_entry=scribe.request(clock.now_ms(), scribe.asked(NOBODY, request)),
             response_entry=response_entry,
@@ -391,7 +392,7 @@ class Rig:
     async def issue(self, token: TokenNumber, role: str = "app", key: str = "") -> Issued:
         """A lease for this token."""
         found = await self.boot.sqlite.token(token)
-        return await self.boot.issuer.issue(self.ask(token, role, key, None if found is None else found.expires_ms))
+        return await self.boot.issuer.issue(self.ask(token, role, key, found))
 
     async def fill(self) -> None:
         """Refills every pool to its size."""

@@ -499,3 +499,22 @@ async def test_reissue_follows_its_role(rig: Any, token: Any, change: dict[str, 
     assert rig.can_log_in(second, change.get("db_name", "main"))
     assert rig.can_log_in(first)
     assert (await rig.lease(first.lease_id)).facts.password is None
+
+
+@pytest.mark.parametrize(
+    ("prepared", "point"), [(0, "before store.reserve"), (0, "before main.create"), (4, "before store.hand_out")]
+)
+async def test_a_caller_that_ended_gets_no_lease_of_another_token(rig: Any, token: Any, prepared: int, point: str) -> None:
+    """The lease would be the head's, which lives on; who asks is checked all the same, in the statement that writes the lease."""
+    await rig.role("app", prepared_users=prepared)
+    await rig.fill()
+    asker = await rig.token(parent=token)
+    ask = rig.ask(asker, owner=await rig.boot.sqlite.token(token))
+    rig.do(point, lambda: rig.boot.sqlite.end_tokens([asker], children=TokenEnd.WITH_CHILDREN))
+    with pytest.raises(PermissionDenied):
+        await rig.boot.issuer.issue(ask)
+    rig.heal()
+    await rig.settle_down()
+    assert ("before main.create" in rig.passed) is (point == "before main.create")
+    assert len(rig.server().accounts) == prepared
+    assert not await rig.leases(LeaseState.ACTIVE)

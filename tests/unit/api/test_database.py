@@ -34,6 +34,7 @@ def test_an_update_tells_what_was_sent() -> None:
         ("ttl_jitter", -1),
         ("ttl_jitter", 51),
         ("credential_type", "rsa_private_key"),
+        ("lease_owner", "entity"),
         ("default_ttl", "forever"),
         ("creation_statements", [{"a": 1}]),
     ],

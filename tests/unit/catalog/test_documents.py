@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.catalog import connections, roles
 from broker.catalog.connections import Connection
-from broker.catalog.roles import Role
+from broker.catalog.roles import IDENTITY, TOKEN, Role
 from broker.errors import InvalidRequest
 from broker.model import ConnectionNumber, Document, Terms
 
@@ -71,6 +71,7 @@ def test_a_connection_comes_back_as_it_was(connection: Connection) -> None:
         prepared_users=st.integers(0, 10_000),
         reissue=st.booleans(),
         max_leases=st.integers(0, 10**9),
+        lease_owner=st.sampled_from([TOKEN, IDENTITY]),
     )
 )
 def test_a_role_comes_back_as_it_was(role: Role) -> None:
@@ -134,7 +135,9 @@ def _role(**fields: Any) -> Role:
 
 def test_a_roles_fields_that_were_not_sent_stay() -> None:
     """An update merges over what is stored; what is sent empty is emptied, and a null takes away an option."""
-    old = _role(default_ttl="1h", max_ttl=7_200, prepared_users=5, reissue=True, max_leases=3, ttl_jitter=20)
+    old = _role(
+        default_ttl="1h", max_ttl=7_200, prepared_users=5, reissue=True, max_leases=3, ttl_jitter=20, lease_owner="identity"
+    )
     assert (old.default_ttl_s, old.max_ttl_s, old.path) == (3_600, 7_200, "database/creds/app")
     assert roles.merged(old, "app", RoleWrite()) == old
     new = roles.merged(
@@ -148,10 +151,10 @@ def test_a_roles_fields_that_were_not_sent_stay() -> None:
 
 def test_a_role_kept_before_a_field_was_there_has_its_default() -> None:
     """A document of an earlier version is read: what it doesn't say is as it was then."""
-    body = orjson.loads(roles.to_body(_role(ttl_jitter=20, default_ttl=60)))
-    del body["ttl_jitter"]
+    body = orjson.loads(roles.to_body(_role(ttl_jitter=20, lease_owner="identity", default_ttl=60)))
+    del body["ttl_jitter"], body["lease_owner"]
     back = roles.from_document(_document(roles.KIND, "app", orjson.dumps(body)))
-    assert (back.ttl_jitter, back.default_ttl_s) == (0, 60)
+    assert (back.ttl_jitter, back.lease_owner, back.default_ttl_s) == (0, "token", 60)
 
 
 @pytest.mark.parametrize("field", ["creation", "revocation", "renew", "rollback"])
