@@ -27,7 +27,7 @@ _HELD_AGAIN_MS = 500
 _CLAIM_MS = 60_000
 """How long a claim holds until the first step is durable, which then makes it hold longer."""
 _ENGINE_AGAIN_MS = 5_000
-_REST = 8
+_REST = 10
 """How many times as long as its last batch took a drain rests while leases are asked for."""
 _REST_MOST_S = 2
 """A batch takes longer where the database is slow, and then resting only delays what is due behind it."""
@@ -165,7 +165,7 @@ class Expirer:
         for lease in leases:
             claimed.pop(lease.number, None)
         if goes_on and parts.issuing:
-            # Issuing has priority: while anybody waits for a lease, each of the batches under way works a ninth of the time.
+            # Issuing has priority: while anybody waits for a lease, each of the batches under way works an eleventh of the time.
             await asyncio.sleep(min(_REST_MOST_S, _REST * (stopwatch_s() - began_s)))
         return goes_on
 
