@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
+
+import pytest
 
 from broker.errors import DatabaseUnavailable, EngineError
 from broker.leases import backlog
 from broker.leases.backlog import BacklogWatch, Overdue
+from broker.leases.settings import LeaseSettings
+from broker.model import LeaseState
 
 
 def _sample(rig: Any, name: str) -> float:
@@ -78,3 +83,31 @@ async def test_counting_stops_where_it_would_cost(rig: Any, token: Any, monkeypa
     watch = BacklogWatch(rig.boot.parts)
     await watch.look()
     assert watch.overdue == Overdue(2, 4)
+
+
+@pytest.mark.parametrize("settings", [LeaseSettings(revocation_batch=2)])
+async def test_work_under_way_on_a_database_is_bounded(rig: Any, token: Any) -> None:
+    """However great its backlog, a connection has two batches in hand; what is behind them is not even claimed."""
+    for _ in range(12):
+        await rig.issue(token)
+    calls, second, go_on = itertools.count(1), asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        call = next(calls)
+        if call == 3:
+            second.set()
+        if call > 1:
+            await go_on.wait()
+
+    rig.do("before main.disable", wait)
+    await rig.boot.revoker.start_prefix("")
+    ending = asyncio.create_task(rig.expire())
+    async with asyncio.timeout(60):
+        await second.wait()
+    for _ in range(20):
+        await rig.boot.sqlite.barrier()
+    assert next(calls) == 4
+    assert sum(bool(lease.epoch) for lease in await rig.leases(LeaseState.REVOKING)) == 4
+    go_on.set()
+    await ending
+    assert rig.server().accounts == {}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.engines.protocol import Outcome, User
 from broker.errors import InvalidRequest
 from broker.leases.drain import KIND, Drainer
 from broker.leases.outlook import Holdings, Outlooks
 from broker.leases.settings import LeaseSettings
-from broker.model import LeaseState
+from broker.model import LeaseState, Terms
 from broker.testing.broker import until
+from broker.testing.engine import MemoryEngine
 
 UNTIL_MS = 35_000
 """How long an order stands with the default issue timeout."""
@@ -241,3 +244,24 @@ async def test_looking_ahead_changes_nothing(rig: Any, token: Any) -> None:
     await Outlooks(rig.boot.parts).of_connection("main")
     reads = {"live_size", "pool_size", "last_end_ms", "last_end_at_ms", "tally"}
     assert {point.rpartition(".")[2] for point in rig.passed} == reads
+
+
+async def test_a_lease_knows_how_it_is_revoked(rig: Any, token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the statements and options that its role had when it was made: another role of the name, or none, changes nothing."""
+    heard: list[Terms] = []
+    release = MemoryEngine.release
+
+    async def listening(engine: MemoryEngine, users: Sequence[User]) -> Sequence[Outcome]:
+        heard.extend(user.terms for user in users)
+        return await release(engine, users)
+
+    monkeypatch.setattr(MemoryEngine, "release", listening)
+    await rig.role("app", revocation_statements=["first"])
+    first, second = [await rig.issue(token) for _ in range(2)]
+    await rig.role("app", revocation_statements=["second"])
+    await rig.boot.revoker.revoke(first.lease_id)
+    await rig.boot.catalog.delete_role("app")
+    await rig.crash_and_recover()
+    await rig.boot.revoker.revoke(second.lease_id)
+    assert [terms.revocation for terms in heard] == [("first",), ("first",)]
+    assert rig.server().accounts == {}

@@ -55,6 +55,16 @@ async def test_a_role_that_lowers_its_maximum_lowers_that_of_its_leases(rig: Any
     assert any("past the max TTL" in warning for warning in renewed.warnings)
 
 
+async def test_a_role_that_raises_its_maximum_raises_that_of_its_leases(rig: Any, short: Any) -> None:
+    """Nor does a lease die at a maximum of before: from the next renewal on the present one counts, and nothing caps it any longer."""
+    rig.clock.advance(90_000)
+    assert (await rig.boot.renewer.renew(short.lease_id, 1_000)).ttl_s == 160
+    await rig.role("short", default_ttl=100, max_ttl=5_000)
+    renewed = await rig.boot.renewer.renew(short.lease_id, 1_000)
+    assert (renewed.ttl_s, renewed.warnings) == (1_000, ())
+    assert (await rig.boot.query.lookup(short.lease_id)).capped_by == ""
+
+
 async def test_a_renewal_is_capped_by_the_token(rig: Any) -> None:
     """A lease never outlives its token, and the renewal says what capped it."""
     token = await rig.token(ttl_s=200)
