@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from broker.leases.recover import Recovery
+from broker.model import LeaseNumber
 
 SEMVER = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
@@ -140,3 +145,29 @@ async def test_no_mount_and_no_token_look_alike(broker: Any, path: str, *, with_
     answer = await broker("GET", f"sys/internal/ui/mounts/{path}", token=None if with_token else "")
     assert answer.status == 403
     assert answer.errors[0].startswith("preflight capability check returned 403")
+
+
+@pytest.fixture
+def recovery(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Recovery does not come to its end until `over` is set."""
+    held = SimpleNamespace(begun=asyncio.Event(), over=asyncio.Event())
+    at_start = Recovery.at_start
+
+    async def waiting(recovery: Recovery, highest: LeaseNumber) -> int:
+        held.begun.set()
+        async with asyncio.timeout(60):
+            await held.over.wait()
+        return await at_start(recovery, highest)
+
+    monkeypatch.setattr(Recovery, "at_start", waiting)
+    return held
+
+
+async def test_a_start_serves_before_its_recovery_is_over(recovery: SimpleNamespace, broker: Any) -> None:
+    """Whatever an earlier process left to be done, health is good and leases are issued, renewed and revoked meanwhile."""
+    await recovery.begun.wait()
+    assert (await broker("GET", "sys/health")).status == 200
+    lease = {"lease_id": (await broker("GET", "database/creds/app")).body["lease_id"]}
+    assert (await broker("PUT", "sys/leases/renew", lease)).status == 200
+    assert (await broker("PUT", "sys/leases/revoke", lease)).status == 204
+    recovery.over.set()
