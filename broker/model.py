@@ -41,6 +41,8 @@ class LeaseState(IntEnum):
     REVOKING = 4
     STUCK = 5
     GONE = 6
+    GRACE = 7
+    """Its time is over and its login off, or about to be; its open sessions may go on."""
 
 
 class Stage(IntEnum):
@@ -94,6 +96,7 @@ _LEASE_KEYS = {
     "failing_since_ms": "fs",
     "remedy": "rm",
     "recipe": "k",
+    "session_grace_s": "g",
 }
 
 
@@ -123,6 +126,8 @@ class LeaseFacts(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_
     max_expires_ms: int = 0
     """Past this no renewal goes."""
     default_ttl_s: int = 0
+    session_grace_s: int = 0
+    """For how long its open sessions may go on when its time is over."""
     capped_by: str = ""
     """What made the TTL shorter than asked: `""`, `max_ttl`, `token`, `ttl_jitter`."""
     revoke_started_ms: int = 0

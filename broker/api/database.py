@@ -24,6 +24,8 @@ PREPARED_USERS = 10_000
 """The most users that one role may keep ready."""
 TTL_JITTER = 50
 """The most percent by which a role may have its times to live shortened."""
+SESSION_GRACE_S = 3_600
+"""The longest that open sessions may go on when the time of their lease is over."""
 
 
 class ConnectionWrite(Wire):
@@ -80,6 +82,11 @@ class RoleWrite(Wire):
         description="By how many percent of itself each time to live may be shortened, by chance, when a lease is issued and when it is"
         " renewed, so that leases made together do not end together.",
     )
+    session_grace: DurationSeconds = Field(
+        0,
+        description="For how long sessions that are open when the time of their lease is over may go on, in seconds; new logins are refused"
+        " at once. At most an hour. Whoever revokes a lease ends its sessions at once.",
+    )
     credential_type: ShortText = Field("password", description="What kind of credential is made: `password`.")
     credential_config: KeyValues = Field(default_factory=dict, description="Settings of the credential: `password_policy`.")
     prepared_users: LenientInt = Field(
@@ -102,6 +109,13 @@ class RoleWrite(Wire):
         description="Whether a role whose statements or options changed is tried out before it is kept: a user is made, logs in, is renewed"
         " and revoked. Not kept with the role.",
     )
+
+    @field_validator("session_grace")
+    @classmethod
+    def _short(cls, value: int) -> int:
+        if value > SESSION_GRACE_S:
+            raise InvalidRequest(f"session_grace: too long; allowed are up to {SESSION_GRACE_S} seconds")
+        return value
 
     @field_validator("lease_owner")
     @classmethod
@@ -212,6 +226,9 @@ class RoleShown(BaseModel):
     default_ttl: int = Field(description="How long a lease lives, in seconds; 0: the broker's default.")
     max_ttl: int = Field(description="How long a lease may live with renewals, in seconds; 0: the broker's maximum.")
     ttl_jitter: int = Field(description="By how many percent each time to live may be shortened, by chance.")
+    session_grace: int = Field(
+        description="For how long open sessions may go on when the time of their lease is over, in seconds."
+    )
     credential_type: str = Field(description="What kind of credential is made.")
     credential_config: dict[str, str] = Field(
         default_factory=dict, description="Settings of the credential, where there are any."

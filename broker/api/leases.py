@@ -69,10 +69,13 @@ class LeaseShown(BaseModel):
     renewable: bool = Field(description="Whether it can be renewed.")
     ttl: int = Field(description="How long it lives from now on, in seconds.")
     capped_by: str = Field(description="What made its life shorter than asked: empty, `max_ttl`, `token` or `ttl_jitter`.")
-    state: str = Field(description="Where it is in its life: `active`, `revoking`, `stuck` ...")
+    state: str = Field(description="Where it is in its life: `active`, `grace`, `revoking`, `stuck` ...")
     stage: str = Field(description="What has been done already of its revocation.")
     username: str = Field(description="The database user that was made for it.")
     token_accessor: str = Field(description="Accessor of the token that it belongs to and ends with.")
+    sessions_until: str | None = Field(
+        None, description="Until when its open sessions may go on, where it is in its grace (RFC 3339)."
+    )
     failing_since: str | None = Field(None, description="Since when its revocation has been failing (RFC 3339).")
     revoke_error: str = Field(
         "", description="What its revocation has failed of so far, or what holds up all of its connection."

@@ -40,6 +40,8 @@ class Role(Struct, frozen=True, kw_only=True):
     """0: the broker's maximum."""
     ttl_jitter: int = 0
     """By how many percent each time to live may be shortened, by chance."""
+    session_grace_s: int = 0
+    """For how long open sessions may go on when the time of their lease is over."""
     credential_type: str = "password"
     credential_config: dict[str, str] = field(default_factory=dict)
     prepared_users: int = 0
@@ -85,6 +87,7 @@ _PLAIN = (
     "default_ttl_s",
     "max_ttl_s",
     "ttl_jitter",
+    "session_grace_s",
     "credential_type",
     "credential_config",
     "prepared_users",
@@ -121,6 +124,7 @@ def merged(old: Role | None, name: str, write: RoleWrite) -> Role:
         default_ttl_s=write.default_ttl if "default_ttl" in sent else base.default_ttl_s,
         max_ttl_s=write.max_ttl if "max_ttl" in sent else base.max_ttl_s,
         ttl_jitter=write.ttl_jitter if "ttl_jitter" in sent else base.ttl_jitter,
+        session_grace_s=write.session_grace if "session_grace" in sent else base.session_grace_s,
         credential_type=write.credential_type,
         credential_config=dict(write.credential_config if "credential_config" in sent else base.credential_config),
         prepared_users=write.prepared_users if "prepared_users" in sent else base.prepared_users,
@@ -151,6 +155,7 @@ def shown(role: Role) -> dict[str, object]:
         "default_ttl": role.default_ttl_s,
         "max_ttl": role.max_ttl_s,
         "ttl_jitter": role.ttl_jitter,
+        "session_grace": role.session_grace_s,
         "credential_type": role.credential_type,
         "prepared_users": role.prepared_users,
         "reissue": role.reissue,

@@ -17,6 +17,7 @@ from broker.daemon.seams import Seams
 from broker.engines.protocol import Health
 from broker.engines.registry import Registry
 from broker.errors import BrokerError, StoreUnavailable
+from broker.leases import lifecycle
 from broker.metrics import Metrics
 from broker.model import LeaseState
 from broker.seal.settings import provider
@@ -50,7 +51,7 @@ async def examine(config: Config) -> Examined:
         await catalog.refresh()
         tally = await store.tally()
         health = {connection.name: await _health(catalog, connection) for connection in catalog.connections()}
-        live = sum(tally[state] for state in (LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK))
+        live = sum(count for state, count in tally.by_state.items() if lifecycle.live(state))
         return Examined(live, tally[LeaseState.STUCK], health)
     finally:
         await catalog.close()

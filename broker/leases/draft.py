@@ -40,6 +40,7 @@ class Drafts:
             terms=Terms(revocation=terms.revocation, renewal=terms.renewal, options=terms.options),
             recipe=recipe(role),
             default_ttl_s=role.default_ttl_s,
+            session_grace_s=role.session_grace_s,
         )
         self._drafts[role.name] = _Draft(role, connection, facts)
         return facts

@@ -147,4 +147,4 @@ def _order(document: Document) -> Order:
 
 
 def _ending(number: LeaseNumber) -> Move:
-    return Move(number=number, expect=(LeaseState.ACTIVE,), to=lifecycle.target(Event.ENDED), due_in_ms=0)
+    return Move(number=number, expect=(LeaseState.ACTIVE, LeaseState.GRACE), to=lifecycle.target(Event.ENDED), due_in_ms=0)

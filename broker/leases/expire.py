@@ -16,7 +16,7 @@ from broker.catalog.connections import Connection
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Engine
 from broker.errors import BrokerError, DatabaseUnavailable, Unavailable
-from broker.leases import lifecycle, stages
+from broker.leases import grace, lifecycle, stages
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.witness import Witness
@@ -34,7 +34,14 @@ _REST_MOST_S = 2
 _BATCHES = 2
 """Of one connection under way: while one waits for the database, rows and entries of the other are written."""
 _BREATH_MS = 50
-_DUE_STATES = (LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK, LeaseState.RESERVED, LeaseState.PREPARING)
+_DUE_STATES = (
+    LeaseState.ACTIVE,
+    LeaseState.GRACE,
+    LeaseState.REVOKING,
+    LeaseState.STUCK,
+    LeaseState.RESERVED,
+    LeaseState.PREPARING,
+)
 IDLE_MS = 60_000
 
 log = structlog.get_logger(__name__)
@@ -183,9 +190,15 @@ class Expirer:
             self._tell({lease.number: error for lease in leases})
             log.warning("expiry waits", connection=connection.name, error=str(error))
             return False
-        ending = await self._begin(connection, engine, leases)
+        ready = await self._ready(connection, engine, leases)
+        now = self._parts.store.now_ms()
+        spared = {lease.number: lease for lease in ready if lease.facts.session_grace_s and grace.owed(lease, now)}
+        unreached = await grace.spare(self._parts, engine, list(spared.values())) if spared else None
+        ending = await self._begin([lease for lease in ready if lease.number not in spared])
         if not ending:
-            return False
+            if unreached is not None:
+                self._rest(connection, unreached.retry_after_s * 1_000, unreached)
+            return bool(spared) and unreached is None
         try:
             result = await stages.advance(self._parts, engine, ending)
         except Unavailable as error:
@@ -218,8 +231,8 @@ class Expirer:
             self._claimed[connection.number] = claimed
             raise
 
-    async def _begin(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
-        """Moves what merely fell due to `revoking`; leaves alone whom a call is giving a login, or what the clocks disagree about."""
+    async def _ready(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
+        """All but those whom a call is giving a login, or about whom the clocks disagree: these are put off."""
         held = [lease for lease in leases if lease.number in self._parts.holds.logins]
         await self._postpone(held, _HELD_AGAIN_MS)
         ready = [lease for lease in leases if lease.number not in self._parts.holds.logins]
@@ -228,9 +241,12 @@ class Expirer:
             wait_ms = await self._witness.wait_ms(connection, engine)
             if wait_ms:
                 await self._postpone(fallen, wait_ms)
-                ready = [lease for lease in ready if lease not in fallen]
-                fallen = []
-        ended = await self._end(fallen)
+                return [lease for lease in ready if lease.state not in lifecycle.expected(Event.ENDED)]
+        return ready
+
+    async def _begin(self, ready: Sequence[Lease]) -> list[Lease]:
+        """Moves what merely fell due to `revoking`."""
+        ended = await self._end([lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)])
         return [lease for lease in ready if lease.number in ended or lease.state not in lifecycle.expected(Event.ENDED)]
 
     def _needs_witness(self, connection: Connection, count: int) -> bool:

@@ -156,7 +156,7 @@ class Failover:
 
     async def _begin_again(self, check: _Check) -> None:
         """Revocations under way start at their first stage, now: what they did may be undone."""
-        for state in (LeaseState.REVOKING, LeaseState.STUCK):
+        for state in (LeaseState.REVOKING, LeaseState.STUCK, LeaseState.GRACE):
             last: Lease | None = None
             while page := await self._page(check, state, last):
                 last = page[-1]

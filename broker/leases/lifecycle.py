@@ -1,8 +1,8 @@
 r"""The life of a lease as a table: from which states an event may happen, and where it leads. Pure; the store enforces the same.
 
-    reserved -> active -> revoking -> gone
-        \________________/^    |  ^
-    preparing -> prepared /    stuck
+    reserved -> active -> (grace ->) revoking -> gone
+        \___________________________/^    |  ^
+    preparing -> prepared ___________/    stuck
 
 Every verb of this room builds its store moves from here, so no state is named twice.
 """
@@ -33,6 +33,8 @@ class Event(StrEnum):
     RENEWED = "renewed"
     ENDED = "ended"
     """Its time is over, or somebody or something ended it."""
+    SPARED = "given a grace"
+    """Its time is over, and its role lets the sessions that are open go on for a while."""
     UNWANTED = "not wanted any longer"
     """Its role wants other prepared users; one that was handed out meanwhile is somebody's and stays."""
     ADVANCED = "advanced"
@@ -57,14 +59,15 @@ _TABLE: dict[Event, tuple[frozenset[LeaseState], LeaseState]] = {
     Event.HANDED_OUT: (frozenset({LeaseState.PREPARED}), LeaseState.ACTIVE),
     Event.RENEWED: (frozenset({LeaseState.ACTIVE}), LeaseState.ACTIVE),
     Event.ENDED: (
-        frozenset({LeaseState.RESERVED, LeaseState.PREPARING, LeaseState.PREPARED, LeaseState.ACTIVE}),
+        frozenset({LeaseState.RESERVED, LeaseState.PREPARING, LeaseState.PREPARED, LeaseState.ACTIVE, LeaseState.GRACE}),
         LeaseState.REVOKING,
     ),
+    Event.SPARED: (frozenset({LeaseState.ACTIVE, LeaseState.GRACE}), LeaseState.GRACE),
     Event.UNWANTED: (frozenset({LeaseState.PREPARED}), LeaseState.REVOKING),
     Event.ADVANCED: (_ENDING, LeaseState.REVOKING),
     Event.DELAYED: (_ENDING, LeaseState.REVOKING),
     Event.STUCK: (_ENDING, LeaseState.STUCK),
-    Event.FORGOTTEN: (frozenset({LeaseState.ACTIVE}) | _ENDING, LeaseState.GONE),
+    Event.FORGOTTEN: (frozenset({LeaseState.ACTIVE, LeaseState.GRACE}) | _ENDING, LeaseState.GONE),
     Event.SEEN_AGAIN: (frozenset({LeaseState.GONE}), LeaseState.REVOKING),
     Event.FINISHED: (_ENDING, LeaseState.GONE),
 }
@@ -92,7 +95,7 @@ def live(state: LeaseState) -> bool:
     return state in _LIVE
 
 
-_LIVE = frozenset({LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK})
+_LIVE = frozenset({LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.GRACE, LeaseState.REVOKING, LeaseState.STUCK})
 
 
 def ends_ms(lease: Lease) -> int:
@@ -101,6 +104,17 @@ def ends_ms(lease: Lease) -> int:
     Its due time says so, or earlier than its facts where its token ends first; but a claim of due work pushes that on for a while.
     """
     return min(lease.due_ms, lease.facts.expires_ms)
+
+
+def sessions_end_ms(lease: Lease) -> int | None:
+    """Until when the sessions of an active lease may go on, or of one in its grace; None for one that somebody ended.
+
+    It counts from the end of the lease, whenever the broker came to it: a grace may be over before its time was noticed.
+    """
+    if lease.state not in expected(Event.SPARED):
+        return None
+    ended_ms = ends_ms(lease) if lease.state is LeaseState.ACTIVE else lease.facts.revoke_started_ms
+    return ended_ms + lease.facts.session_grace_s * 1_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from broker.catalog import roles
 from broker.leases.parts import Parts
 from broker.model import LeaseState
 
-_LIVE = (LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK)
+_LIVE = (LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.GRACE, LeaseState.REVOKING, LeaseState.STUCK)
 _POOLED = (LeaseState.PREPARING, LeaseState.PREPARED)
 
 

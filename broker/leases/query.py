@@ -29,6 +29,8 @@ class LeaseView:
     username: str
     token_accessor: str
     """Of the token that it belongs to."""
+    sessions_until_ms: int | None
+    """Until when its open sessions may go on; None for one that is not in its grace."""
     failing_since_ms: int | None
     """When its revocation failed for the first time; None where it has not."""
     revoke_error: str
@@ -97,6 +99,7 @@ class Query:
             stage=lease.stage.name.lower(),
             username=facts.username,
             token_accessor=facts.accessor,
+            sessions_until_ms=lifecycle.sessions_end_ms(lease) if lease.state is LeaseState.GRACE else None,
             failing_since_ms=facts.failing_since_ms or None,
             revoke_error=self._parts.held_up.get(lease.connection, facts.failure) if self._is_over(lease) else "",
             remedy=facts.remedy,

@@ -19,7 +19,7 @@ from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
 from broker.store.protocol import Move
 
 _PAGE = 1_000
-_HELD = (LeaseState.PREPARED, LeaseState.ACTIVE, LeaseState.STUCK, LeaseState.REVOKING)
+_HELD = (LeaseState.PREPARED, LeaseState.ACTIVE, LeaseState.GRACE, LeaseState.STUCK, LeaseState.REVOKING)
 _WAIT_S = 60
 _FORGET_WITHIN_S = 20
 """Less than the half minute after which clients hang up."""
@@ -127,7 +127,7 @@ class Revoker:
         # One that is still being issued has no id that anybody knows.
         if lease is None or not lifecycle.live(lease.state) or lease.state is LeaseState.RESERVED:
             return False
-        if lease.state is LeaseState.ACTIVE:
+        if lease.state in (LeaseState.ACTIVE, LeaseState.GRACE):
             await self._parts.store.move([self._ending(lease)])
         elif lease.state in lifecycle.expected(Event.DELAYED):
             # Asked again: what waits for its next attempt is tried at once.

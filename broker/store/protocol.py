@@ -47,7 +47,7 @@ class Refusal(StrEnum):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """The most live leases (reserved, active or being revoked) that a role and a token may have; 0 means no limit."""
+    """The most live leases (reserved, active, in their grace or being revoked) that a role and a token may have; 0 means no limit."""
 
     per_role: int = 0
     per_token: int = 0
@@ -274,14 +274,14 @@ class Store(Protocol):
         ...
 
     async def end_under(self, prefix: str) -> Sequence[LeaseNumber]:
-        """Moves every `active` lease whose path equals `prefix` or lies under it to `revoking`, due now; answers which.
+        """Moves every lease, `active` or in its `grace`, whose path equals `prefix` or lies under it to `revoking`, due now; answers which.
 
         `prefix` has no trailing slash; the empty one means all.
         """
         ...
 
     async def end_at(self, connection: ConnectionNumber) -> int:
-        """Moves every `active` lease of a connection to `revoking`, due now; answers how many."""
+        """Moves every lease of a connection, `active` or in its `grace`, to `revoking`, due now; answers how many."""
         ...
 
     async def list_pools(self) -> Sequence[str]:
@@ -379,11 +379,17 @@ class Store(Protocol):
         ...
 
     async def end_tokens(self, numbers: Collection[TokenNumber], *, children: TokenEnd) -> Sequence[TokenNumber]:
-        """Ends tokens, and their children or not; every active lease of an ended token becomes `revoking`, due now, in that commit."""
+        """Ends tokens, and their children or not.
+
+        Every lease of an ended token, `active` or in its `grace`, becomes `revoking`, due now, in that commit.
+        """
         ...
 
     async def end_expired_tokens(self, limit: int) -> Sequence[TokenNumber]:
-        """Ends tokens whose time has come, and their children, as above."""
+        """Ends tokens whose time has come, and their children; their active leases stay so and are due at the latest now.
+
+        Those in their `grace` are left alone: their time was over before.
+        """
         ...
 
     # documents ------------------------------------------------------------------------------------------------------

@@ -142,6 +142,7 @@ FIELDS = (
     *(
         "max_leases",
         "ttl_jitter",
+        "session_grace",
         "lease_owner",
         "grant_roles",
         "owned_objects",

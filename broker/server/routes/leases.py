@@ -139,11 +139,12 @@ def _shown(view: LeaseView) -> dict[str, object]:
         stage=view.stage,
         username=view.username,
         token_accessor=view.token_accessor,
+        sessions_until=_time(view.sessions_until_ms),
         failing_since=_time(view.failing_since_ms),
         revoke_error=view.revoke_error,
         remedy=list(view.remedy),
     )
-    hidden = {field for field in ("failing_since", "revoke_error", "remedy") if not getattr(shown, field)}
+    hidden = {field for field in ("sessions_until", "failing_since", "revoke_error", "remedy") if not getattr(shown, field)}
     return shown.model_dump(exclude=hidden)
 
 

@@ -19,7 +19,7 @@ from broker.store.sqlite.cipher import Cipher, LeaseRow
 from broker.store.sqlite.intents import as_json
 from broker.store.sqlite.queries import SQL
 
-_ENDING = (LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.RESERVED, LeaseState.PREPARING)
+_ENDING = (LeaseState.ACTIVE, LeaseState.GRACE, LeaseState.REVOKING, LeaseState.RESERVED, LeaseState.PREPARING)
 """States of leases whose end, when it has come, is waited for; stuck ones wait for somebody."""
 
 
@@ -63,7 +63,7 @@ def hasten(db: sqlite3.Connection, now_ms: int, which: Which, *, limit: int) -> 
 
 
 def end_connection(db: sqlite3.Connection, now_ms: int, connection: ConnectionNumber, *, limit: int) -> int:
-    """Moves up to `limit` active leases of a connection to revoking; answers how many."""
+    """Moves up to `limit` leases of a connection that are active or in their grace to revoking; answers how many."""
     return db.execute(SQL["end_connection"], {"connection": connection, "now": now_ms, "limit": limit}).rowcount
 
 

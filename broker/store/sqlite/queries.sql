@@ -55,10 +55,10 @@ WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch =
 );
 
 -- name: move_to_revoking
--- To revoking or stuck.
+-- To revoking, stuck or its grace. What is in its grace waits to be ended only until its login is off.
 UPDATE OR FAIL lease
 SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts), due = :due,
-    password = NULL, ask = NULL, unsettled = 0, overdue = CASE WHEN :to = 4 THEN overdue END
+    password = NULL, ask = NULL, unsettled = 0, overdue = CASE WHEN :to = 4 OR (:to = 7 AND :stage = 0) THEN overdue END
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
@@ -137,8 +137,8 @@ UPDATE lease SET epoch = epoch + 1, overdue = coalesce(overdue, due), due = :due
 WHERE number IN (SELECT value FROM json_each(:numbers));
 
 -- name: release_claims
--- Of what had merely fallen due: the first step would have made it revoking.
-UPDATE lease SET due = overdue, overdue = NULL WHERE overdue IS NOT NULL AND state = 3;
+-- Of what had merely fallen due: the first step would have made it revoking. And of what was in its grace.
+UPDATE lease SET due = overdue, overdue = NULL WHERE overdue IS NOT NULL AND state IN (3, 7);
 
 -- name: overdue_claimed
 SELECT count(*), min(overdue) FROM (
@@ -169,15 +169,15 @@ UPDATE lease SET due = :now WHERE number IN (
 );
 
 -- name: end_family
-UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
+UPDATE lease SET state = 4, stage = 0, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
     SELECT number FROM lease
-    WHERE family = :family AND live = 1 AND state = 3 AND number > :after
+    WHERE family = :family AND live = 1 AND state IN (3, 7) AND number > :after
     ORDER BY number LIMIT :limit
 ) RETURNING number;
 
 -- name: end_connection
-UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
-    SELECT number FROM lease WHERE connection = :connection AND state = 3 LIMIT :limit
+UPDATE lease SET state = 4, stage = 0, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL WHERE number IN (
+    SELECT number FROM lease WHERE connection = :connection AND state IN (3, 7) LIMIT :limit
 );
 
 -- name: last_of_connection
@@ -286,12 +286,13 @@ WITH RECURSIVE beyond (number) AS (
 SELECT number, parent, expires, uses, facts FROM token WHERE number IN (SELECT number FROM beyond) ORDER BY number;
 
 -- name: clamp_leases
+-- They fall due with their token.
 UPDATE lease SET due = :until
 WHERE token IN (SELECT value FROM json_each(:numbers)) AND live = 1 AND state = 3 AND due > :until;
 
 -- name: end_leases_of_tokens
-UPDATE lease SET state = 4, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL
-WHERE token IN (SELECT value FROM json_each(:numbers)) AND live = 1 AND state = 3;
+UPDATE lease SET state = 4, stage = 0, attempts = 0, due = :now, ask = NULL, unsettled = 0, password = NULL
+WHERE token IN (SELECT value FROM json_each(:numbers)) AND live = 1 AND state IN (3, 7);
 
 -- name: use_token
 UPDATE token SET uses = uses - 1

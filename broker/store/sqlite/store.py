@@ -302,7 +302,7 @@ class SqliteStore:
 
     async def end_expired_tokens(self, limit: int) -> Sequence[TokenNumber]:
         """See `Store.end_expired_tokens`."""
-        return await self._writer.do(tokens.end_expired_tokens, self._cipher, limit)
+        return await self._writer.do(tokens.end_expired_tokens, limit)
 
     # documents ------------------------------------------------------------------------------------------------------
 

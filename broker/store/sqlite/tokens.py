@@ -67,24 +67,36 @@ def end_tokens(
     if children is TokenEnd.ORPHAN_CHILDREN:
         _orphan_children(db, cipher, numbers)
     # What has no children left, ends alone.
-    doomed = [TokenNumber(row[0]) for row in db.execute(SQL["with_children"], {"numbers": as_json(numbers)})]
+    doomed = _with_children(db, numbers)
     if doomed:
-        doomed_json = as_json(doomed)
-        db.execute(SQL["end_leases_of_tokens"], {"numbers": doomed_json, "now": now_ms})
-        db.execute(SQL["keep_highest"])
-        db.execute(SQL["remove_tokens"], {"numbers": doomed_json})
+        db.execute(SQL["end_leases_of_tokens"], {"numbers": as_json(doomed), "now": now_ms})
+        _remove(db, doomed)
     return doomed
 
 
-def end_expired_tokens(db: sqlite3.Connection, now_ms: int, cipher: Cipher, limit: int) -> Sequence[TokenNumber]:
+def end_expired_tokens(db: sqlite3.Connection, now_ms: int, limit: int) -> Sequence[TokenNumber]:
     """See `Store.end_expired_tokens`."""
     expired = [TokenNumber(row[0]) for row in db.execute(SQL["expired_tokens"], {"now": now_ms, "limit": limit})]
-    return end_tokens(db, now_ms, cipher, expired, children=TokenEnd.WITH_CHILDREN)
+    doomed = _with_children(db, expired)
+    if doomed:
+        # Nobody ended the leases, their time is over: they fall due as if it were their own.
+        db.execute(SQL["clamp_leases"], {"numbers": as_json(doomed), "until": now_ms})
+        _remove(db, doomed)
+    return doomed
 
 
 def list_tokens(db: sqlite3.Connection, now_ms: int, cipher: Cipher, *, after: TokenNumber, limit: int) -> Sequence[Token]:
     """See `Store.tokens`."""
     return list(_opened(cipher, db.execute(SQL["tokens"], {"after": after, "limit": limit, "now": now_ms})))
+
+
+def _with_children(db: sqlite3.Connection, numbers: Collection[TokenNumber]) -> list[TokenNumber]:
+    return [TokenNumber(row[0]) for row in db.execute(SQL["with_children"], {"numbers": as_json(numbers)})]
+
+
+def _remove(db: sqlite3.Connection, numbers: Collection[TokenNumber]) -> None:
+    db.execute(SQL["keep_highest"])
+    db.execute(SQL["remove_tokens"], {"numbers": as_json(numbers)})
 
 
 def _end_of(db: sqlite3.Connection, now_ms: int, cipher: Cipher, number: TokenNumber) -> int:

@@ -19,6 +19,7 @@ _STATEMENTS = {
     LeaseState.REVOKING: "move_to_revoking",
     LeaseState.STUCK: "move_to_revoking",
     LeaseState.GONE: "move_to_gone",
+    LeaseState.GRACE: "move_to_revoking",
 }
 
 _STEPS = {LeaseState.GONE: "step_to_gone"}
@@ -55,7 +56,7 @@ def free_ask(db: sqlite3.Connection, _now_ms: int, ask_key: bytes) -> None:
 
 
 def end_family(db: sqlite3.Connection, now_ms: int, family: int, *, after: LeaseNumber, limit: int) -> Sequence[LeaseNumber]:
-    """Moves active leases of one path beyond `after` to revoking; answers which, in order."""
+    """Moves leases of one path beyond `after` that are active or in their grace to revoking; answers which, in order."""
     rows = db.execute(SQL["end_family"], {"now": now_ms, "family": family, "after": after, "limit": limit})
     return sorted(LeaseNumber(number) for (number,) in rows)
 

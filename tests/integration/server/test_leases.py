@@ -197,6 +197,7 @@ async def test_a_stuck_lease_is_listed_with_its_age(broker: Any, monkeypatch: py
         stage="disabled",
         username="v-app",
         token_accessor="a",
+        sessions_until_ms=None,
         failing_since_ms=1_800_000_000_000,
         revoke_error="it owns a table",
         remedy=("DROP TABLE t",),

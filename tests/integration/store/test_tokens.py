@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.model import NO_TOKEN, Accessor, LeaseState, Token, TokenFacts, TokenNumber
+from broker.model import NO_TOKEN, Accessor, LeaseState, Stage, Token, TokenFacts, TokenNumber
 from broker.store.protocol import CrowdedTokens, TokenEnd
 
 HOUR_MS = 3_600_000
@@ -202,16 +202,23 @@ async def test_parent_and_child_that_end_together_leave_only_orphans_of_others(b
 
 
 async def test_expired_tokens_end_with_children_and_leases(book: Any) -> None:
-    """What has run out is found, the earliest first, and takes its children along."""
+    """What has run out is found, the earliest first, and takes its children along; a lease of it is due, and nobody has ended it."""
     late, soon = await book.token(ttl_s=20), await book.token(ttl_s=10)
     child = await book.token(parent=soon)
     number = await book.active(child)
+    spared = await book.active(child)
+    await book.moved(spared, LeaseState.ACTIVE, LeaseState.GRACE, due_in_ms=HOUR_MS, stage=Stage.LOGIN_OFF)
     await book.token(ttl_s=1000)
     await book.token()
     assert list(await book.store.end_expired_tokens(9)) == []
     await book.shift(20)
+    # Whoever claimed it may have died.
+    [claimed] = await book.store.claim_due((LeaseState.ACTIVE,), limit=9, hold_ms=HOUR_MS)
+    assert claimed.number == number
     assert list(await book.store.end_expired_tokens(1)) == [soon, child]
-    assert await book.state(number) is LeaseState.REVOKING
+    assert await book.state(number) is LeaseState.ACTIVE
+    [due] = await book.store.claim_due((LeaseState.ACTIVE, LeaseState.GRACE), limit=9, hold_ms=HOUR_MS)
+    assert (due.number, await book.state(spared)) == (number, LeaseState.GRACE)
     assert list(await book.store.end_expired_tokens(9)) == [late]
 
 

@@ -33,6 +33,8 @@ def test_an_update_tells_what_was_sent() -> None:
         ("max_leases", -1),
         ("ttl_jitter", -1),
         ("ttl_jitter", 51),
+        ("session_grace", "-1s"),
+        ("session_grace", "3601s"),
         ("credential_type", "rsa_private_key"),
         ("lease_owner", "entity"),
         ("default_ttl", "forever"),

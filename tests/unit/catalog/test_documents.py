@@ -67,6 +67,7 @@ def test_a_connection_comes_back_as_it_was(connection: Connection) -> None:
         default_ttl_s=st.integers(0, 10**9),
         max_ttl_s=st.integers(0, 10**9),
         ttl_jitter=st.integers(0, 50),
+        session_grace_s=st.integers(0, 3_600),
         credential_config=st.dictionaries(words, words, max_size=2),
         prepared_users=st.integers(0, 10_000),
         reissue=st.booleans(),
@@ -136,7 +137,14 @@ def _role(**fields: Any) -> Role:
 def test_a_roles_fields_that_were_not_sent_stay() -> None:
     """An update merges over what is stored; what is sent empty is emptied, and a null takes away an option."""
     old = _role(
-        default_ttl="1h", max_ttl=7_200, prepared_users=5, reissue=True, max_leases=3, ttl_jitter=20, lease_owner="identity"
+        default_ttl="1h",
+        max_ttl=7_200,
+        prepared_users=5,
+        reissue=True,
+        max_leases=3,
+        ttl_jitter=20,
+        session_grace="15m",
+        lease_owner="identity",
     )
     assert (old.default_ttl_s, old.max_ttl_s, old.path) == (3_600, 7_200, "database/creds/app")
     assert roles.merged(old, "app", RoleWrite()) == old
@@ -151,10 +159,10 @@ def test_a_roles_fields_that_were_not_sent_stay() -> None:
 
 def test_a_role_kept_before_a_field_was_there_has_its_default() -> None:
     """A document of an earlier version is read: what it doesn't say is as it was then."""
-    body = orjson.loads(roles.to_body(_role(ttl_jitter=20, lease_owner="identity", default_ttl=60)))
-    del body["ttl_jitter"], body["lease_owner"]
+    body = orjson.loads(roles.to_body(_role(ttl_jitter=20, session_grace=9, lease_owner="identity", default_ttl=60)))
+    del body["ttl_jitter"], body["session_grace_s"], body["lease_owner"]
     back = roles.from_document(_document(roles.KIND, "app", orjson.dumps(body)))
-    assert (back.ttl_jitter, back.lease_owner, back.default_ttl_s) == (0, "token", 60)
+    assert (back.ttl_jitter, back.session_grace_s, back.lease_owner, back.default_ttl_s) == (0, 0, "token", 60)
 
 
 @pytest.mark.parametrize("field", ["creation", "revocation", "renew", "rollback"])

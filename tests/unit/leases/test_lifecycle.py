@@ -16,6 +16,7 @@ from broker.leases.lifecycle import (
     expected,
     live,
     retry,
+    sessions_end_ms,
     target,
 )
 from broker.model import ConnectionNumber, Lease, LeaseFacts, LeaseNumber, LeaseState, Stage, TokenNumber, UserName
@@ -43,12 +44,13 @@ def test_no_sequence_of_events_leaves_the_table(state: LeaseState, events: list[
         (Event.PREPARED, {S.PREPARING}, S.PREPARED),
         (Event.HANDED_OUT, {S.PREPARED}, S.ACTIVE),
         (Event.RENEWED, {S.ACTIVE}, S.ACTIVE),
-        (Event.ENDED, {S.RESERVED, S.PREPARING, S.PREPARED, S.ACTIVE}, S.REVOKING),
+        (Event.ENDED, {S.RESERVED, S.PREPARING, S.PREPARED, S.ACTIVE, S.GRACE}, S.REVOKING),
+        (Event.SPARED, {S.ACTIVE, S.GRACE}, S.GRACE),
         (Event.UNWANTED, {S.PREPARED}, S.REVOKING),
         (Event.ADVANCED, {S.REVOKING, S.STUCK}, S.REVOKING),
         (Event.DELAYED, {S.REVOKING, S.STUCK}, S.REVOKING),
         (Event.STUCK, {S.REVOKING, S.STUCK}, S.STUCK),
-        (Event.FORGOTTEN, {S.ACTIVE, S.REVOKING, S.STUCK}, S.GONE),
+        (Event.FORGOTTEN, {S.ACTIVE, S.GRACE, S.REVOKING, S.STUCK}, S.GONE),
         (Event.SEEN_AGAIN, {S.GONE}, S.REVOKING),
         (Event.FINISHED, {S.REVOKING, S.STUCK}, S.GONE),
     ],
@@ -69,7 +71,7 @@ def test_every_state_but_gone_can_be_left_towards_gone() -> None:
 
 def test_live_leases_are_those_of_clients() -> None:
     """Pool users and tombstones are not live."""
-    assert {state for state in S if live(state)} == {S.RESERVED, S.ACTIVE, S.REVOKING, S.STUCK}
+    assert {state for state in S if live(state)} == {S.RESERVED, S.ACTIVE, S.GRACE, S.REVOKING, S.STUCK}
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
@@ -90,19 +92,43 @@ def test_the_jitter_matters() -> None:
     assert retry(3, 0.999).delay_ms == 9_996
 
 
-@pytest.mark.parametrize(("due_ms", "expires_ms"), [(900, 100), (100, 900), (100, 100)])
-def test_a_lease_ends_at_the_earlier_of_due_and_expiry(due_ms: int, expires_ms: int) -> None:
-    """A claim that pushes the due time on prolongs nothing, and a token that ends earlier counts."""
-    facts = LeaseFacts(path="p", role="r", role_revision=1, connection_name="c", username=UserName("u"), expires_ms=expires_ms)
-    lease = Lease(
+def _lease(state: LeaseState, due_ms: int, **facts: int) -> Lease:
+    return Lease(
         number=LeaseNumber(1),
-        state=S.ACTIVE,
+        state=state,
         stage=Stage.NONE,
         due_ms=due_ms,
         epoch=0,
         attempts=0,
         connection=ConnectionNumber(1),
         token=TokenNumber(1),
-        facts=facts,
+        facts=LeaseFacts(path="p", role="r", role_revision=1, connection_name="c", username=UserName("u"), **facts),
     )
-    assert ends_ms(lease) == 100
+
+
+@pytest.mark.parametrize(("due_ms", "expires_ms"), [(900, 100), (100, 900), (100, 100)])
+def test_a_lease_ends_at_the_earlier_of_due_and_expiry(due_ms: int, expires_ms: int) -> None:
+    """A claim that pushes the due time on prolongs nothing, and a token that ends earlier counts."""
+    assert ends_ms(_lease(S.ACTIVE, due_ms, expires_ms=expires_ms)) == 100
+
+
+TIME = st.integers(0, 1 << 53)
+
+
+@given(TIME, TIME, st.integers(0, 3_600))
+def test_sessions_go_on_for_the_grace_from_the_end_of_the_lease(due_ms: int, expires_ms: int, grace_s: int) -> None:
+    """However often it is claimed and put off from then on, and to the millisecond."""
+    active = _lease(S.ACTIVE, due_ms, expires_ms=expires_ms, session_grace_s=grace_s)
+    until_ms = min(due_ms, expires_ms) + grace_s * 1_000
+    assert sessions_end_ms(active) == until_ms
+    spared = _lease(
+        S.GRACE, due_ms + 900_000, expires_ms=expires_ms, revoke_started_ms=ends_ms(active), session_grace_s=grace_s
+    )
+    assert sessions_end_ms(spared) == until_ms
+
+
+@given(st.sampled_from(LeaseState), TIME)
+def test_only_what_ends_by_its_time_has_a_grace(state: LeaseState, at_ms: int) -> None:
+    """What somebody ended, what is being made and what waits in a pool has none."""
+    lease = _lease(state, at_ms, expires_ms=at_ms, revoke_started_ms=at_ms, session_grace_s=60)
+    assert (sessions_end_ms(lease) is None) == (state not in (S.ACTIVE, S.GRACE))

@@ -47,6 +47,7 @@ LEASES = st.builds(
     failing_since_ms=TIME,
     remedy=TEXTS,
     recipe=TEXT,
+    session_grace_s=TIME,
 )
 TOKENS = st.builds(
     TokenFacts,
