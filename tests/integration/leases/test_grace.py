@@ -325,6 +325,22 @@ async def test_nobody_gives_a_login_in_a_grace(rig: Any, spared: Any) -> None:
     assert rig.server().is_open(session)
 
 
+async def test_a_login_given_while_it_is_taken_away_is_off_in_the_end(rig: Any, opened: Any) -> None:
+    """Whoever gives logins back to active leases sees, before one is off, that this is none any longer."""
+    issued, _ = opened
+    lease = await rig.lease(issued.lease_id)
+    rig.clock.advance(HOUR_MS)
+    gate = rig.hold("after main.disable")
+    expiring = asyncio.ensure_future(rig.expire())
+    await gate.entered.wait()
+    rig.heal()
+    await logins.turn_on(rig.boot.parts, await rig.boot.catalog.engine(lease.connection), [lease.number])
+    gate.opened.set()
+    await expiring
+    assert await _state(rig, issued) == (LeaseState.GRACE, Stage.LOGIN_OFF)
+    assert not rig.server().accounts[issued.username].can_login
+
+
 async def test_many_leases_are_spared_in_one_batch(rig: Any, token: Any) -> None:
     """One call for all of them; those of other roles beside them end as ever."""
     await rig.role("spared", session_grace=600)
