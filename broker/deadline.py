@@ -16,55 +16,56 @@ _GRAIN_S = 0.25
 class Deadlines:
     """Limits on tasks of one event loop, kept to a quarter of a second. Its timer runs only while there is a limit."""
 
-    __slots__ = ("_limits", "_sweeping")
+    __slots__ = ("_limits", "_loop", "_sweeping")
 
     def __init__(self) -> None:
         self._limits: set[Deadline] = set()
         self._sweeping = False
+        self._loop = asyncio.get_running_loop()
 
     def within(self, seconds: float) -> Deadline:
         """A block that the current task has to leave within so many seconds: `with deadlines.within(30): await ...`.
 
         Past that the task is cancelled at what it awaits, and the block raises `TimeoutError`, as `asyncio.timeout` does.
         """
-        return Deadline(self, asyncio.get_running_loop().time() + seconds)
+        return Deadline(self, self._loop, self._loop.time() + seconds)
 
     def add(self, limit: Deadline) -> None:
         """Looks after a limit from now on."""
         self._limits.add(limit)
         if not self._sweeping:
             self._sweeping = True
-            asyncio.get_running_loop().call_later(_GRAIN_S, self._sweep)
+            self._loop.call_later(_GRAIN_S, self._sweep)
 
     def remove(self, limit: Deadline) -> None:
         """Its block was left."""
         self._limits.discard(limit)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for limit in [limit for limit in self._limits if limit.when <= now]:
             self._limits.discard(limit)
             limit.strike()
         self._sweeping = bool(self._limits)
         if self._sweeping:
-            loop.call_later(_GRAIN_S, self._sweep)
+            self._loop.call_later(_GRAIN_S, self._sweep)
 
 
 class Deadline:
     """One limit, on the task that enters it."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_struck", "_task", "when")
+    __slots__ = ("_cancelling", "_deadlines", "_loop", "_struck", "_task", "when")
 
-    def __init__(self, deadlines: Deadlines, when: float) -> None:
+    def __init__(self, deadlines: Deadlines, loop: asyncio.AbstractEventLoop, when: float) -> None:
         self.when = when
         self._deadlines = deadlines
+        self._loop = loop
         self._struck = False
         self._cancelling = 0
         self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._loop)
         if self._task is None:
             raise RuntimeError("a deadline is for a task")
         self._cancelling = self._task.cancelling()

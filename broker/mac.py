@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hmac
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 
 class Mac:
     """Authenticates short texts.
 
-    `hmac.digest` sets up the key each time. It also lets go of the interpreter, which a busy event loop gets back only
-    when the thread that took it waits for something.
+    `hmac.digest` of the standard library sets up the key each time. It also lets go of the interpreter, which a busy event loop gets
+    back only when the thread that took it waits for something.
     """
 
     __slots__ = ("_begun",)
 
     def __init__(self, key: bytes) -> None:
-        self._begun = hmac.new(key, digestmod="sha256")
+        self._begun = HMAC(key, SHA256())
 
     def digest(self, data: bytes) -> bytes:
         """32 bytes that nobody without the key can make for `data`."""
         mac = self._begun.copy()
         mac.update(data)
-        return mac.digest()
+        return mac.finalize()

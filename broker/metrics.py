@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+from collections.abc import Iterator, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _REVOCATION_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 3600, 86400)
+
+
+class Tally(Collector):
+    """A counter for what happens with every request, on the event loop alone: one update of a dictionary, without a lock."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._text = text
+        self._labels = tuple(labels)
+        self._counts: Counts[tuple[str, ...]] = Counts()
+        registry.register(self)
+
+    def count(self, *values: str) -> None:
+        """One more with these values of the labels."""
+        self._counts[values] += 1
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """What it is called, before there is anything to count."""
+        yield CounterMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counts so far."""
+        [family] = self.describe()
+        for values, count in self._counts.items():
+            family.add_metric(values, count)
+        yield family
 
 
 class Metrics:
@@ -13,11 +44,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "broker_http_requests",
-            "Requests answered, by operation and status.",
-            ["operation", "status"],
-            registry=self.registry,
+        self.requests = Tally(
+            "broker_http_requests", "Requests answered, by operation and status.", ["operation", "status"], self.registry
         )
         self.engine_calls = Histogram(
             "broker_engine_call_seconds",
@@ -29,9 +57,9 @@ class Metrics:
         self.breaker_open = Gauge(
             "broker_engine_breaker_open", "1 while the breaker of a connection is open.", ["connection"], registry=self.registry
         )
-        self.leases_issued = Counter("broker_leases_issued", "Leases issued, by role.", ["role"], registry=self.registry)
-        self.prepared_hits = Counter(
-            "broker_prepared_hits", "Leases served from a role's prepared users.", ["role"], registry=self.registry
+        self.leases_issued = Tally("broker_leases_issued", "Leases issued, by role.", ["role"], self.registry)
+        self.prepared_hits = Tally(
+            "broker_prepared_hits", "Leases served from a role's prepared users.", ["role"], self.registry
         )
         self.prepared_misses = Counter(
             "broker_prepared_misses",

@@ -42,17 +42,21 @@ def name(value: str, field: str) -> str:
 
 def text(value: object, field: str) -> str:
     """Text, or a number or truth value as text. No NUL (no database takes one), no half surrogate pair, bounded."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
     if not isinstance(value, str):
-        raise InvalidRequest(f"{field}: not a text")
+        return _as_text(value, field)
     if len(value) > TEXT_CHARS:
         raise InvalidRequest(f"{field}: too long; allowed are {TEXT_CHARS} characters")
     if "\x00" in value or not _is_unicode(value):
         raise InvalidRequest(f"{field}: NUL and unpaired surrogates are not allowed")
     return value
+
+
+def _as_text(value: object, field: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    raise InvalidRequest(f"{field}: not a text")
 
 
 def short_text(value: object, field: str) -> str:

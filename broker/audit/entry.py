@@ -216,11 +216,11 @@ class Scribe:
             return self._hasher.hash(value)
         if value is None:
             return value
+        if isinstance(value, Secret):
+            return self._hasher.hash(value.reveal())
         if isinstance(value, int):
             # orjson refuses integers beyond 64 bits.
             return value if _INT64_MIN <= value <= _UINT64_MAX else orjson.Fragment(str(value))
-        if isinstance(value, Secret):
-            return self._hasher.hash(value.reveal())
         return self._conceal_nested(value, depth + 1) if isinstance(value, _NESTED) else value
 
     def _conceal_nested(self, value: Mapping[str, object] | Sequence[object], depth: int) -> object:

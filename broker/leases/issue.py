@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import cache
 
 from msgspec.structs import replace
 
@@ -60,8 +59,8 @@ class Issuer:
         self._deadlines = Deadlines()
         self._turns = Turns()
         self._drafts = Drafts()
-        self._count_issued = cache(parts.metrics.leases_issued.labels)
-        self._count_hit = cache(parts.metrics.prepared_hits.labels)
+        self._count_issued = parts.metrics.leases_issued.count
+        self._count_hit = parts.metrics.prepared_hits.count
 
     async def issue(self, ask: Ask) -> Issued:
         """A new lease, or the same one again where the caller may ask twice.
@@ -138,7 +137,7 @@ class Issuer:
         if plan.role.prepared_users:
             issued = await self._from_the_prepared(ask, plan)
             if issued is not None:
-                self._count_hit(plan.role.name).inc()
+                self._count_hit(plan.role.name)
                 return issued
             self._parts.metrics.prepared_misses.labels(plan.role.name).inc()
         return await self._on_demand(ask, plan)
@@ -190,7 +189,7 @@ class Issuer:
         except BaseException:
             await self._pools.give_back(plan.role, lease)
             raise
-        self._count_issued(plan.role.name).inc()
+        self._count_issued(plan.role.name)
         return issued
 
     # on demand --------------------------------------------------------------------------------------------------------
@@ -267,7 +266,7 @@ class Issuer:
             # Also when cancelled: the intent is durable, so whatever the database did is undone from it.
             await asyncio.shield(self._give_up(number, facts))
             raise
-        self._count_issued(plan.role.name).inc()
+        self._count_issued(plan.role.name)
         return issued
 
     async def _give_up(self, number: LeaseNumber, facts: LeaseFacts) -> None:

@@ -130,9 +130,10 @@ async def delete_role(call: Call) -> Reply:
 @TABLE.add("read", "database/creds/{name}", access=Access.ISSUE, gives=Credentials)
 async def read_credentials(call: Call) -> Reply:
     """Issues a lease: a database user that lives as long as it."""
-    token, role = call.caller.token, call.services.catalog.role(call.name)
+    name, token = call.name, call.caller.token
+    role = call.services.catalog.role(name)
     owner = await call.services.tokens.head(token) if role is not None and role.lease_owner == IDENTITY else token
-    issued = await call.services.issuer.issue(_ask(call, owner))
+    issued = await call.services.issuer.issue(_ask(call, name, owner))
     return Reply(
         lease_id=issued.lease_id,
         renewable=True,
@@ -193,9 +194,9 @@ def _time(at_ms: int | None) -> str | None:
     return None if at_ms is None else rfc3339(at_ms)
 
 
-def _ask(call: Call, owner: Token) -> Ask:
-    passage, clock, role = call.caller, call.services.clock, call.name
-    idempotency_key = short_text(call.idempotency_key, "Idempotency-Key")
+def _ask(call: Call, role: str, owner: Token) -> Ask:
+    passage, clock = call.caller, call.services.clock
+    idempotency_key = short_text(call.idempotency_key, "Idempotency-Key") if call.idempotency_key else ""
 
     def response_entry(issued: Issued) -> bytes:
         response = AuditResponse(

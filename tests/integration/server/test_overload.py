@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker import config
 from broker.audit.trail import Trail
 from broker.errors import AuditUnavailable
+from broker.leases.trial import Trials
 
 
 @pytest.fixture
@@ -21,10 +21,11 @@ def settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def brief_requests(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are given up after three seconds, before the issue that would give itself up. Asked for before `broker`."""
+def brief_requests(settings: dict[str, Any]) -> None:
+    """Requests are given up after three seconds. Asked for before `broker`."""
     settings["server"] |= {"request_timeout_s": 3}
-    monkeypatch.setattr(config, "_contradictions", lambda _config: ())
+    settings["leases"] = {**settings.get("leases", {}), "issue_timeout_s": 3}
+    settings["engines"] = {**settings.get("engines", {}), "issue_timeout_s": 3}
 
 
 @pytest.fixture
@@ -53,6 +54,20 @@ async def test_too_many_requests_at_once(broker: Any, database: Any, waiting: An
     database.gate.set()
     assert [(await task).status for task in held] == [200, 200]
     assert (await broker("GET", "database/roles/app")).status == 200
+
+
+@pytest.mark.usefixtures("brief_requests")
+async def test_a_request_that_hangs(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 in bounded time, on record."""
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Trials, "check", hang)
+    answer = await broker("PUT", "database/check/main")
+    assert answer.status == 503
+    assert answer.errors == ["not done within 3 s; it may still happen"]
+    assert answer.errors[0] in [entry.get("error") for entry in broker.audit()]
 
 
 @pytest.mark.usefixtures("brief_requests")
