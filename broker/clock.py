@@ -32,11 +32,12 @@ class SystemClock:
     __slots__ = ("_offset_ms",)
 
     def __init__(self) -> None:
-        self._offset_ms = self.wall_ms() - _boottime_ms()
+        self._offset_ms = 0
+        self._offset_ms = self.wall_ms() - self.now_ms()
 
     def now_ms(self) -> int:
         """See `Clock.now_ms`."""
-        return _boottime_ms() + self._offset_ms
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def wall_ms(self) -> int:
         """See `Clock.wall_ms`."""
@@ -45,10 +46,6 @@ class SystemClock:
     def raise_to(self, floor_ms: int) -> None:
         """See `Clock.raise_to`."""
         self._offset_ms += max(0, floor_ms - self.now_ms())
-
-
-def _boottime_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def stopwatch_s() -> float:

@@ -178,7 +178,7 @@ class Scribe:
             client_token_accessor=caller.accessor,
             namespace={"id": "root"},
             path=request.path,
-            data=self._conceal(request.data),
+            data=self._conceal(request.data) if request.data else None,
             remote_address=request.remote_address,
             remote_port=request.remote_port,
             wrap_ttl=request.wrap_ttl_s,
@@ -226,7 +226,8 @@ class Scribe:
     def _conceal_nested(self, value: Mapping[str, object] | Sequence[object], depth: int) -> object:
         if depth > _DEPTH_MAX:
             return "[nested too deeply]"  # orjson refuses what is nested more than 254 deep
-        if isinstance(value, Mapping):
+        # A dict is told at once; to ask whether something is a Mapping takes a Python call.
+        if isinstance(value, dict | Mapping):
             clear = self._clear
             return {
                 key: member if key in clear and isinstance(member, str) else self._conceal(member, depth)

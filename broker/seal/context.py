@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _FORMAT = b"broker/1"
 """Raised when what a context says, or how, changes: a value sealed under another format then does not open."""
 
@@ -12,13 +14,19 @@ def context(table: str, row: int | str, column: str, *clear: int | str | bytes) 
     Unambiguous: each part carries its type and, where it has one, its length, so two different places never give the
     same bytes. A hash over it is unambiguous too.
     """
-    return b"".join([_FORMAT, _part(table), _part(row), _part(column), *map(_part, clear)])
+    parts = [_FORMAT]
+    for value in (table, row, column, *clear):
+        if isinstance(value, int):
+            parts.append(b"i%d;" % value)
+        elif isinstance(value, str):
+            parts.append(_text(value))
+        else:
+            parts.append(b"b%d:%b" % (len(value), value))
+    return b"".join(parts)
 
 
-def _part(value: int | str | bytes) -> bytes:
-    if isinstance(value, int):
-        return b"i%d;" % value
-    if isinstance(value, str):
-        text = value.encode("utf-8", "surrogatepass")
-        return b"s%d:%b" % (len(text), text)
-    return b"b%d:%b" % (len(value), value)
+@lru_cache(maxsize=64)
+def _text(value: str) -> bytes:
+    # Most often the name of a table or column, for each value that is sealed.
+    text = value.encode("utf-8", "surrogatepass")
+    return b"s%d:%b" % (len(text), text)
