@@ -31,8 +31,7 @@ async def spare(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Databa
     A lease whose login can't be turned off is revoked like one without a grace. Answers the reason where the database is away: those
     are then due again soon, in their grace still. Raises `Unavailable` when the store can't be written.
     """
-    now = parts.store.now_ms()
-    begun = {lease.number: _begun(lease, now) for lease in leases}
+    begun = {lease.number: _begun(lease) for lease in leases}
     # First in the store: whoever gives logins to active leases then sees that these are none any longer.
     moved = await parts.store.move([_spared(lease, stages.HOLD_MS) for lease in begun.values()])
     spared = {number: lease for number, lease in begun.items() if number in moved}
@@ -58,16 +57,11 @@ async def spare(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Databa
     return away
 
 
-def _begun(lease: Lease, now_ms: int) -> Lease:
+def _begun(lease: Lease) -> Lease:
     """The lease in its grace; one that was in it before keeps what it has."""
     if lease.state is LeaseState.GRACE:
         return lease
-    facts = replace(
-        lease.facts,
-        password=None,
-        reason=lease.facts.reason or stages.reason_of(lease.facts, now_ms),
-        revoke_started_ms=lifecycle.ends_ms(lease),
-    )
+    facts = replace(lease.facts, password=None, revoke_started_ms=lifecycle.ends_ms(lease))
     return replace(lease, state=LeaseState.GRACE, facts=facts)
 
 

@@ -256,6 +256,7 @@ async def test_a_database_that_is_away_costs_the_grace_nothing_but_time(rig: Any
     rig.clock.advance(HOUR_MS)
     await rig.expire()
     assert await _state(rig, issued) == (LeaseState.GRACE, Stage.NONE)
+    assert (await rig.boot.query.lookup(issued.lease_id)).revoke_error
     watch = BacklogWatch(rig.boot.parts)
     await watch.look()
     assert watch.overdue == Overdue(1, 0)
