@@ -82,20 +82,23 @@ class Trail:
             await trail._submit(())
         return trail
 
-    async def record(self, entries: Sequence[bytes]) -> None:
-        """Returns when all the entries are durable, in this order and next to one another.
+    def record(self, entries: Sequence[bytes]) -> asyncio.Future[None]:
+        """Done when all the entries are durable, in this order and next to one another.
 
-        Raises `AuditUnavailable` when they are not: the device failed, too many wait already, an entry is not one JSON object
+        Fails with `AuditUnavailable` when they are not: the device failed, too many wait already, an entry is not one JSON object
         on one line, or the trail is closed. Whoever is cancelled while waiting must take the entries as written.
         """
         if self._closing:
-            raise AuditUnavailable("the audit log is closed, since the broker is shutting down")
+            return self._refused("the audit log is closed, since the broker is shutting down")
         if self._waiting >= self._waiting_max:
-            raise AuditUnavailable(f"{self._waiting} entries wait for the audit log already, so the request was refused")
+            return self._refused(f"{self._waiting} entries wait for the audit log already, so the request was refused")
         if not all(map(is_entry, entries)):
-            raise AuditUnavailable("an audit entry is no JSON object on one line, or over-long, so the request was refused")
+            return self._refused("an audit entry is no JSON object on one line, or over-long, so the request was refused")
         if entries:
-            await self._submit(entries)
+            return self._submit(entries)
+        done = self._loop.create_future()
+        done.set_result(None)
+        return done
 
     def reopen(self) -> None:
         """Entries recorded before go to the file that is open, later ones to what stands at its path then (SIGHUP)."""
@@ -109,11 +112,16 @@ class Trail:
         await asyncio.shield(self._stopped)
         self._thread.join()
 
-    async def _submit(self, entries: Sequence[bytes]) -> None:
+    def _submit(self, entries: Sequence[bytes]) -> asyncio.Future[None]:
         ask = _Ask(entries, self._loop.create_future())
         self._waiting += len(entries)
         self._queue.put(ask)
-        await ask.done
+        return ask.done
+
+    def _refused(self, reason: str) -> asyncio.Future[None]:
+        refusal: asyncio.Future[None] = self._loop.create_future()
+        refusal.set_exception(AuditUnavailable(reason))
+        return refusal
 
     # in the thread ----------------------------------------------------------------------------------------------------
 

@@ -60,19 +60,23 @@ PLUGIN = "memory-database-plugin"
 LIVE = (LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK)
 
 
+_FUTURES = ("record",)
+"""Methods that are awaited, though they are no coroutines: they give a future."""
+
+
 class Killed(BaseException):
     """The process is dead: nothing of it goes on."""
 
 
 class Hooked:
-    """Anything whose coroutine methods pass `at` before and after they are carried out."""
+    """Anything whose methods that are awaited pass `at` before and after they are carried out."""
 
     def __init__(self, inner: Any, room: str, at: Callable[[str], Awaitable[None]]) -> None:
         self._inner, self._room, self._at = inner, room, at
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        if not inspect.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found) and name not in _FUTURES:
             return found
 
         async def passing(*args: Any, **kwargs: Any) -> Any:

@@ -39,7 +39,7 @@ def _marks(content: bytes) -> list[str]:
 async def _held(trail: Trail, device: Any, entry: Entry) -> asyncio.Task[None]:
     """A first entry that the writer is stuck with, so that what comes after waits."""
     device.gate.clear()
-    first = asyncio.create_task(trail.record([entry("first")]))
+    first = asyncio.ensure_future(trail.record([entry("first")]))
     await asyncio.to_thread(device.entered.wait)
     return first
 
@@ -49,7 +49,7 @@ async def test_one_flush_serves_all_who_wait(
 ) -> None:
     """Everything that queued while the device was busy goes out in one write and one flush, in the order of asking."""
     first = await _held(trail, device, entry)
-    waiting = [asyncio.create_task(trail.record([entry(f"{number}a"), entry(f"{number}b")])) for number in range(4)]
+    waiting = [asyncio.ensure_future(trail.record([entry(f"{number}a"), entry(f"{number}b")])) for number in range(4)]
     await asyncio.sleep(0)
     device.gate.set()
     await asyncio.gather(first, *waiting)
@@ -104,7 +104,7 @@ async def test_an_unforeseen_error_refuses_rather_than_hangs(
 async def test_a_full_queue_refuses_at_once(trail: Trail, device: Any, entry: Entry) -> None:
     """Past the limit nobody waits in vain; when the queue is empty again there is room."""
     first = await _held(trail, device, entry)
-    second = asyncio.create_task(trail.record([entry(number) for number in range(9)]))
+    second = asyncio.ensure_future(trail.record([entry(number) for number in range(9)]))
     await asyncio.sleep(0)
     with pytest.raises(AuditUnavailable, match="10 entries wait"):
         await trail.record([entry("refused")])
@@ -117,8 +117,8 @@ async def test_a_full_queue_refuses_at_once(trail: Trail, device: Any, entry: En
 async def test_a_cancelled_caller_leaves_its_entry(trail: Trail, device: Any, entry: Entry) -> None:
     """Who goes away while waiting takes nothing back, and does not disturb the others."""
     first = await _held(trail, device, entry)
-    gone = asyncio.create_task(trail.record([entry("gone")]))
-    stays = asyncio.create_task(trail.record([entry("stays")]))
+    gone = asyncio.ensure_future(trail.record([entry("gone")]))
+    stays = asyncio.ensure_future(trail.record([entry("stays")]))
     await asyncio.sleep(0)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -131,8 +131,8 @@ async def test_a_cancelled_caller_leaves_its_entry(trail: Trail, device: Any, en
 async def test_cancelled_callers_are_not_told_of_a_failure(trail: Trail, device: Any, entry: Entry) -> None:
     """A refusal skips those who went away, and their places in the queue become free."""
     first = await _held(trail, device, entry)
-    gone = asyncio.create_task(trail.record([entry(number) for number in range(8)]))
-    stays = asyncio.create_task(trail.record([entry("stays")]))
+    gone = asyncio.ensure_future(trail.record([entry(number) for number in range(8)]))
+    stays = asyncio.ensure_future(trail.record([entry("stays")]))
     await asyncio.sleep(0)
     gone.cancel()
     device.space = 0
@@ -162,11 +162,11 @@ async def test_nothing_to_record_waits_for_nothing(trail: Trail, device: Any) ->
 async def test_entries_before_a_reopen_stay_in_the_old_file(trail: Trail, device: Any, entry: Entry) -> None:
     """The order of recording and reopening decides the file, even when all of it waited."""
     first = await _held(trail, device, entry)
-    before = asyncio.create_task(trail.record([entry("before")]))
+    before = asyncio.ensure_future(trail.record([entry("before")]))
     await asyncio.sleep(0)
     device.rotated = b""
     trail.reopen()
-    after = asyncio.create_task(trail.record([entry("after")]))
+    after = asyncio.ensure_future(trail.record([entry("after")]))
     await asyncio.sleep(0)
     device.gate.set()
     await asyncio.gather(first, before, after)
@@ -187,7 +187,7 @@ async def test_a_failed_reopen_is_made_good_by_the_next_entry(trail: Trail, devi
 async def test_close_writes_what_waits_and_may_be_called_twice(trail: Trail, device: Any, entry: Entry) -> None:
     """Nothing accepted is lost by closing; afterwards the trail refuses."""
     first = await _held(trail, device, entry)
-    last = asyncio.create_task(trail.record([entry("last")]))
+    last = asyncio.ensure_future(trail.record([entry("last")]))
     await asyncio.sleep(0)
     closing = asyncio.create_task(trail.close())
     await asyncio.sleep(0)
