@@ -128,6 +128,7 @@ class _Work:
     def __init__(self, lane: Lane, home: str, login: str, found: Sequence[Dependency], results: Results) -> None:
         self.heavy = {dependency.oid for dependency in found if dependency.owned and dependency.count > bulk.SLICE}
         """By OID, who owns more than is done in one go."""
+        self._coders = {dependency.oid for dependency in found if dependency.code}
         self._lane = lane
         self._home = home
         self._login = login
@@ -189,7 +190,8 @@ class _Work:
         if options.owned_objects == "reassign":
             heir = await handover.prepare(session, one, options, self._pace)
             drops, how = f"REASSIGN OWNED BY {name} TO {heir}; {drops}", bulk.moving(heir)
-        else:
+        elif one.oid in self._coders:
+            # A trigger on somebody's table runs a function: who owns none has tied none.
             await ties.cut(session, one.oid, self._pace)
 
         async def act(_: Sequence[Present]) -> None:
