@@ -68,6 +68,8 @@ class User(Struct, frozen=True, kw_only=True):
     marker: str
     """Text that proves origin, kept beside the user in the database. Every database user may read it."""
     terms: Terms
+    spared: bool = False
+    """Whether its sessions may go on while its login is turned off, as far as they don't keep that from being done."""
 
 
 class Password(Struct, frozen=True, kw_only=True):

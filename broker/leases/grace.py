@@ -38,7 +38,7 @@ async def spare(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Databa
     if not spared:
         return None
     try:
-        outcomes = await engine.disable([parts.markers.of(lease) for lease in spared.values()])
+        outcomes = await engine.disable([replace(parts.markers.of(lease), spared=True) for lease in spared.values()])
     except EngineError as error:
         outcomes = [Outcome(number, error) for number in spared]
     now, away, moves = parts.store.now_ms(), None, []

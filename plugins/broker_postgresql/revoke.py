@@ -12,7 +12,7 @@ from broker.errors import EngineError, UserRemains
 from broker_postgresql import creators, obstacles, sessions, stripped
 from broker_postgresql import hidden as hidden_logins
 from broker_postgresql.acting import run_as_each
-from broker_postgresql.batch import Act, Patience, in_halves
+from broker_postgresql.batch import Act, Patience, from_anywhere, in_halves, patiently
 from broker_postgresql.failures import first_line, leaves_connection_usable
 from broker_postgresql.hidden import Hidden
 from broker_postgresql.identity import Present, Results, by_maker, ended_oids, oid_of, ours, with_makers
@@ -49,12 +49,13 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
     present = await with_makers(session, present)
     if not await _disabled_at_once(present, act):
         # A user can hold its own role's row locked in an open transaction. Their sessions are to go anyway: they go first.
-        await join(session, present)
-        remaining = await sessions.end(session, [one.oid for one in present], _BLOCKED_LIMIT_S)
+        ending = [*(one for one in present if not one.user.spared), *await _in_the_way(present, act)]
+        await join(session, ending)
+        remaining = await sessions.end(session, [one.oid for one in ending], _BLOCKED_LIMIT_S)
         patience = Patience(_LOCKED_S)
         # Whoever goes on computing is likely to hold the locks, and comes last.
-        await in_halves([one for one in present if one.oid not in remaining], act, fail, patience)
-        await in_halves([one for one in present if one.oid in remaining], act, fail, patience)
+        await in_halves([one for one in ending if one.oid not in remaining], act, fail, patience)
+        await in_halves([one for one in ending if one.oid in remaining], act, fail, patience)
         # Whoever is another login's to change is so in all respects, and one grant settles that.
         blocked = [one for one in present if results.failed(one.user) and one.oid not in foreign]
         kept = await stripped.strip(session, blocked, results)
@@ -62,6 +63,13 @@ async def disable(session: Session, users: Sequence[User]) -> list[Outcome]:
             if one.oid not in kept:
                 results.note(one.user, stripped.note(one))
     return results.outcomes()
+
+
+async def _in_the_way(present: Sequence[Present], act: Act) -> list[Present]:
+    """Those of the users whose sessions may go on who can't have their login turned off so, or have no turn; the others' is off then."""
+    patience = Patience(_LOCKED_S)
+    spared = from_anywhere([one for one in present if one.user.spared])
+    return [one for one in spared if await patiently([one], act, patience) is not None]
 
 
 async def _disabled_at_once(present: Sequence[Present], act: Act) -> bool:

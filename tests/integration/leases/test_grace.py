@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.engines.protocol import Outcome, User
 from broker.errors import DatabaseUnavailable, EngineError, InvalidRequest
 from broker.leases import logins
 from broker.leases.backlog import BacklogWatch, Overdue
@@ -17,6 +18,7 @@ from broker.leases.drain import Drainer
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState, Stage
 from broker.store.protocol import TokenEnd
+from broker.testing.engine import MemoryEngine
 
 HOUR_MS = 3_600_000
 GRACE_MS = 600_000
@@ -340,6 +342,22 @@ async def test_a_login_given_while_it_is_taken_away_is_off_in_the_end(rig: Any, 
     await expiring
     assert await _state(rig, issued) == (LeaseState.GRACE, Stage.LOGIN_OFF)
     assert not rig.server().accounts[issued.username].can_login
+
+
+async def test_the_engine_knows_whose_sessions_may_go_on(rig: Any, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the login goes, in the grace; no longer when it is over."""
+    told: list[bool] = []
+    disable = MemoryEngine.disable
+
+    async def noted(engine: MemoryEngine, users: Sequence[User]) -> Sequence[Outcome]:
+        told.extend(user.spared for user in users)
+        return await disable(engine, users)
+
+    monkeypatch.setattr(MemoryEngine, "disable", noted)
+    for passes_ms in (HOUR_MS, GRACE_MS):
+        rig.clock.advance(passes_ms)
+        await rig.expire()
+    assert told == [True, False]
 
 
 async def test_many_leases_are_spared_in_one_batch(rig: Any, token: Any) -> None:

@@ -274,6 +274,23 @@ async def test_user_that_blocks_its_role_is_disabled(scene: Any) -> None:
     assert not await scene.exists(user.name)
 
 
+async def test_user_in_its_grace_that_blocks_its_role_harms_no_other(scene: Any) -> None:
+    """Its own sessions end, since they keep its login from being turned off. Those of the others go on, and their logins are off."""
+    made = [await scene.create() for _ in range(4)]
+    wires = [await scene.session(user.name, password) for user, password in made]
+    await wires[1].execute(f"BEGIN; ALTER ROLE \"{made[1][0].name}\" PASSWORD 'x'")
+    outcomes = await scene.engine.disable([replace(user, spared=True) for user, _ in made])
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+    for position, ((user, _), wire) in enumerate(zip(made, wires, strict=True)):
+        assert not await scene.root.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", user.name)
+        if position == 1:
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                await wire.fetchval("SELECT 1")
+        else:
+            assert await wire.fetchval("SELECT 1") == 1
+    assert gone(await scene.remove([user for user, _ in made]))
+
+
 async def test_prepared_transaction_is_rolled_back(scene: Any) -> None:
     """A transaction that a user prepared in another database is rolled back, and its work with it."""
     user, password = await scene.create(terms("contain"))
