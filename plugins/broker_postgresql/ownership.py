@@ -30,6 +30,8 @@ from broker_postgresql.terms import options_of
 
 _CONTAINED = "the user owns objects, and its role does not say what becomes of them (owned_objects); it is kept without login"
 _OUT_OF_LOCKS = "53200"
+_TIED = "2BP01"
+"""Others' objects depend on what was to be dropped."""
 _ALONE_S = 60.0
 _AMONG_OTHERS_S = 5.0
 """How long users that own much may take in one call; the others of the batch wait for them."""
@@ -190,14 +192,17 @@ class _Work:
         if options.owned_objects == "reassign":
             heir = await handover.prepare(session, one, options, self._pace)
             drops, how = f"REASSIGN OWNED BY {name} TO {heir}; {drops}", bulk.moving(heir)
-        elif one.oid in self._coders:
-            # A trigger on somebody's table runs a function: who owns none has tied none.
+        elif one.oid in self._coders or count > bulk.SLICE:
             await ties.cut(session, one.oid, self._pace)
 
         async def act(_: Sequence[Present]) -> None:
             await session.run(drops)
 
         error = await patiently([one], act, self._patience) if count <= bulk.SLICE else None
+        if error and error.sqlstate == _TIED and options.owned_objects == "drop":
+            # The look for triggers takes long. Who owns no function may have tied one by its condition alone, and that shows only here.
+            await ties.cut(session, one.oid, self._pace)
+            error = await patiently([one], act, self._patience)
         if count > bulk.SLICE or (error and error.sqlstate == _OUT_OF_LOCKS):
             await self._by_the_slice(session, one, how)
             error = await patiently([one], act, self._patience)

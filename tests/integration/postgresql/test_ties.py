@@ -32,6 +32,14 @@ TRIGGERS = {
     "an operator": 'CREATE TRIGGER x BEFORE UPDATE ON "App\'s" FOR EACH ROW WHEN ((## NEW.a) > 0)'
     " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
 }
+WITHOUT_FUNCTIONS = {
+    "an operator": "CREATE OPERATOR ## (RIGHTARG = int, FUNCTION = int4abs);"
+    'CREATE TRIGGER x BEFORE UPDATE ON "App\'s" FOR EACH ROW WHEN ((## NEW.a) > 0)',
+    "a domain": "CREATE DOMAIN d_{n} AS int CHECK (VALUE > 0);"
+    'CREATE TRIGGER x BEFORE UPDATE ON "App\'s" FOR EACH ROW WHEN (NEW.a::d_{n} > 0)',
+    "a view": "CREATE VIEW v_{n} AS SELECT 1 AS a;"
+    'CREATE TRIGGER x BEFORE UPDATE ON "App\'s" FOR EACH ROW WHEN (ROW(NEW.a)::v_{n} IS NOT NULL)',
+}
 AS_OWNER = {
     "rule": 'CREATE RULE x AS ON INSERT TO "App\'s" WHERE f_{n}(NEW.a) > 0 DO ALSO NOTHING',
     "policy": 'CREATE POLICY x ON "App\'s" USING (f_{n}(a) > 0)',
@@ -106,6 +114,21 @@ async def test_trigger_on_anothers_table_goes_before_its_code(scene: Any, applic
     await application.execute('INSERT INTO "App\'s" VALUES (1); UPDATE "App\'s" SET a = 2')
     assert not await application.fetchval("SELECT count(*) FROM loot")
     assert not await application.fetchval("SELECT count(*) FROM pg_trigger WHERE tgrelid = '\"App''s\"'::regclass")
+
+
+@pytest.mark.parametrize("kind", WITHOUT_FUNCTIONS)
+async def test_trigger_goes_also_where_its_maker_has_no_function(scene: Any, application: Any, kind: str) -> None:
+    """Its condition may rest on other things of the user, which can't be dropped while it is there: without a remedy, where we may."""
+    user, password = await scene.create(TERMS["drop"])
+    wire = await scene.session(user.name, password, await application.fetchval("SELECT current_database()"))
+    statement = f"{WITHOUT_FUNCTIONS[kind]} EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    await wire.execute(statement.replace("{n}", f"{user.number}"))
+    left = remedy_of(await scene.remove([user]))
+    assert bool(left) is scene.place.limited
+    assert bool(await application.fetchval("SELECT count(*) FROM pg_trigger WHERE tgname = 'x'")) is scene.place.limited
+    await application.execute('DROP TRIGGER IF EXISTS x ON "App\'s"')
+    assert not remedy_of(await scene.remove([user]))
+    assert not await scene.exists(user.name)
 
 
 @pytest.mark.parametrize("kind", AS_OWNER)
