@@ -253,7 +253,7 @@ class Issuer:
                 to=lifecycle.target(Event.ISSUED),
                 due_in_ms=lifetime_ms,
                 facts=facts,
-                # Who asks may have been ended meanwhile. Where the lease's owner was, it falls due at once.
+                # Who asks may have been ended meanwhile, or, without its children, whose the lease is.
                 token=ask.token,
             )
             recording = asyncio.ensure_future(parts.trail.record([ask.response_entry(issued)]))

@@ -95,7 +95,8 @@ class Move(Struct, frozen=True, kw_only=True):
     facts: LeaseFacts | None = None
     """None keeps the facts as they are."""
     token: TokenNumber | None = None
-    """Where given, the move happens only if this token has not ended; checked in the same statement."""
+    """Where given, the move happens only if neither this token has ended nor, where it makes a lease active, the one that the lease
+    belongs to; checked in the same statement."""
 
 
 class Step(Struct, frozen=True, kw_only=True):
@@ -248,7 +249,7 @@ class Store(Protocol):
     ) -> Sequence[Lease]:
         """Takes up to `limit` leases whose due time has come, oldest due first: epoch raised, due pushed on by `hold_ms`.
 
-        They come back with their new epoch and with the due time that had come.
+        They come back with their new epoch and with the due time that had come, the first one where they were put off since.
         """
         ...
 

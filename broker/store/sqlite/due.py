@@ -48,8 +48,10 @@ def claim_due(
         return ()
     numbers_json = as_json(numbers)
     rows = {row[0]: LeaseRow(*row) for row in db.execute(SQL["leases"], {"numbers": numbers_json})}
-    db.execute(SQL["claim"], {"numbers": numbers_json, "due": now_ms + hold_ms})
-    return cipher.open_sound_leases(rows[number]._replace(epoch=rows[number].epoch + 1) for number in numbers)
+    since = dict(db.execute(SQL["claim"], {"numbers": numbers_json, "due": now_ms + hold_ms}).fetchall())
+    return cipher.open_sound_leases(
+        rows[number]._replace(epoch=rows[number].epoch + 1, due=since[number]) for number in numbers
+    )
 
 
 def release_claims(db: sqlite3.Connection) -> None:

@@ -43,22 +43,25 @@ SELECT
 
 -- name: move_on
 -- To reserved, prepared or active. A lease that has a token ends with it, at once when it has ended.
--- New facts give it a new time; without them it is only put off.
+-- New facts give it a new time; without them it is only put off, once it was claimed also beyond the end of its token.
 UPDATE OR FAIL lease
 SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts),
     password = CASE WHEN :facts IS NULL THEN password ELSE :password END,
     overdue = CASE WHEN :facts IS NULL THEN overdue END,
-    due = CASE WHEN token = 0 THEN :due ELSE
+    due = CASE WHEN token = 0 OR (:facts IS NULL AND overdue IS NOT NULL) THEN :due ELSE
         min(:due, coalesce((SELECT coalesce(expires, 9223372036854775807) FROM token WHERE number = lease.token), :now)) END
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
-    :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
+    :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now)) AND (
+        lease.token IN (0, :token) OR EXISTS (SELECT 1 FROM token WHERE number = lease.token AND (expires IS NULL OR expires > :now))
+    )
 );
 
 -- name: move_to_revoking
--- To revoking, stuck or its grace. What is in its grace waits to be ended only until its login is off.
+-- To revoking, stuck or its grace. What is in its grace waits to be ended until its login is off, and where it is put off after that.
 UPDATE OR FAIL lease
 SET state = :to, stage = :stage, attempts = :attempts, facts = coalesce(:facts, facts), due = :due,
-    password = NULL, ask = NULL, unsettled = 0, overdue = CASE WHEN :to = 4 OR (:to = 7 AND :stage = 0) THEN overdue END
+    password = NULL, ask = NULL, unsettled = 0,
+    overdue = CASE WHEN :to = 4 OR (:to = 7 AND (:stage = 0 OR :facts IS NULL)) THEN overdue END
 WHERE number = :number AND (1 << state) & :expect AND (:epoch IS NULL OR epoch = :epoch) AND (
     :token IS NULL OR EXISTS (SELECT 1 FROM token WHERE number = :token AND (expires IS NULL OR expires > :now))
 );
@@ -134,7 +137,7 @@ SELECT due, number FROM lease WHERE connection = :connection AND state = :state 
 
 -- name: claim
 UPDATE lease SET epoch = epoch + 1, overdue = coalesce(overdue, due), due = :due
-WHERE number IN (SELECT value FROM json_each(:numbers));
+WHERE number IN (SELECT value FROM json_each(:numbers)) RETURNING number, overdue;
 
 -- name: release_claims
 -- Of what had merely fallen due: the first step would have made it revoking. And of what was in its grace.

@@ -504,13 +504,17 @@ async def test_reissue_follows_its_role(rig: Any, token: Any, change: dict[str, 
 @pytest.mark.parametrize(
     ("prepared", "point"), [(0, "before store.reserve"), (0, "before main.create"), (4, "before store.hand_out")]
 )
-async def test_a_caller_that_ended_gets_no_lease_of_another_token(rig: Any, token: Any, prepared: int, point: str) -> None:
-    """The lease would be the head's, which lives on; who asks is checked all the same, in the statement that writes the lease."""
+@pytest.mark.parametrize("ends", ["asker", "owner"])
+async def test_a_caller_that_ended_gets_no_lease_of_another_token(
+    rig: Any, token: Any, prepared: int, point: str, ends: str
+) -> None:
+    """Who asks and whose the lease would be, where the other lives on: both are checked, in the statement that writes the lease."""
     await rig.role("app", prepared_users=prepared)
     await rig.fill()
     asker = await rig.token(parent=token)
     ask = rig.ask(asker, owner=await rig.boot.sqlite.token(token))
-    rig.do(point, lambda: rig.boot.sqlite.end_tokens([asker], children=TokenEnd.WITH_CHILDREN))
+    ended = {"asker": asker, "owner": token}[ends]
+    rig.do(point, lambda: rig.boot.sqlite.end_tokens([ended], children=TokenEnd.ORPHAN_CHILDREN))
     with pytest.raises(PermissionDenied):
         await rig.boot.issuer.issue(ask)
     rig.heal()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from broker.model import LeaseState, Stage
@@ -33,6 +34,22 @@ async def test_claim_raises_the_epoch_and_pushes_the_due_time(book: Any) -> None
     (claimed,) = await book.store.claim_due(ACTIVE, limit=1, hold_ms=7000)
     assert (claimed.number, claimed.epoch, claimed.due_ms) == (number, 1, book.store.now_ms())
     assert replace(claimed, due_ms=book.store.now_ms() + 7000) == await book.lease(number)
+
+
+@pytest.mark.parametrize("token", ["there", "gone"])
+async def test_what_is_put_off_waits_though_its_token_has_ended(book: Any, token: str) -> None:
+    """It would come back at once for as long as whatever holds it up lasts; a later claim knows since when it has been waiting."""
+    number = await book.active(await book.token(ttl_s=10))
+    await book.shift(10)
+    ended_ms = book.store.now_ms()
+    if token == "gone":
+        await book.store.end_expired_tokens(9)
+    for _ in range(2):
+        (claimed,) = await book.store.claim_due(ACTIVE, limit=9, hold_ms=HOUR_MS)
+        assert claimed.due_ms == ended_ms
+        await book.moved(number, LeaseState.ACTIVE, LeaseState.ACTIVE, due_in_ms=5_000, epoch=claimed.epoch)
+        assert not await book.store.claim_due(ACTIVE, limit=9, hold_ms=HOUR_MS)
+        await book.shift(5)
 
 
 async def test_claim_of_a_dead_owner_falls_due_again(book: Any) -> None:

@@ -65,13 +65,17 @@ async def test_a_grace_frees_password_and_ask_key(book: Any) -> None:
 
 
 async def test_a_grace_is_backlog_only_before_the_login_is_off_and_after_its_end(book: Any) -> None:
-    """Nothing is late while sessions may go on."""
+    """Nothing is late while sessions may go on; what is put off then is."""
     token = await book.token()
     number = await book.active(token, due_in_ms=0)
     [claimed] = await book.store.claim_due((LeaseState.ACTIVE,), limit=9, hold_ms=HOUR_MS)
     await book.moved(number, LeaseState.ACTIVE, LeaseState.GRACE, due_in_ms=HOUR_MS)
     assert await book.store.backlog(at_most=9) == Backlog(1, claimed.due_ms)
-    await book.moved(number, LeaseState.GRACE, LeaseState.GRACE, due_in_ms=HOUR_MS, stage=Stage.LOGIN_OFF)
+    facts = book.facts(disabled_ms=1)
+    await book.moved(number, LeaseState.GRACE, LeaseState.GRACE, due_in_ms=HOUR_MS, stage=Stage.LOGIN_OFF, facts=facts)
     assert await book.store.backlog(at_most=9) == Backlog(0, None)
     await book.shift(3_600)
     assert (await book.store.backlog(at_most=9)).count == 1
+    [claimed] = await book.store.claim_due((LeaseState.GRACE,), limit=9, hold_ms=HOUR_MS)
+    await book.moved(number, LeaseState.GRACE, LeaseState.GRACE, due_in_ms=HOUR_MS, stage=Stage.LOGIN_OFF)
+    assert await book.store.backlog(at_most=9) == Backlog(1, claimed.due_ms)
