@@ -195,10 +195,13 @@ class Expirer:
         spared = {lease.number: lease for lease in ready if lease.facts.session_grace_s and grace.owed(lease, now)}
         unreached = await grace.spare(self._parts, engine, list(spared.values())) if spared else None
         ending = await self._begin([lease for lease in ready if lease.number not in spared])
+        if not ending and unreached is not None:
+            self._rest(connection, unreached.retry_after_s * 1_000, unreached)
+            return False
         if not ending:
-            if unreached is not None:
-                self._rest(connection, unreached.retry_after_s * 1_000, unreached)
-            return bool(spared) and unreached is None
+            if spared:
+                self._parts.held_up.pop(connection.number, None)
+            return bool(spared)
         try:
             result = await stages.advance(self._parts, engine, ending)
         except Unavailable as error:

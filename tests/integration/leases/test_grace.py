@@ -272,6 +272,41 @@ async def test_a_database_that_is_away_costs_the_grace_nothing_but_time(rig: Any
     assert not rig.server().is_open(session)
 
 
+async def test_a_database_that_is_back_is_no_longer_what_holds_a_grace_up(rig: Any, spared: Any) -> None:
+    """A lease in its grace whose login is off waits for nothing but its end."""
+    await rig.issue(await rig.token(ttl_s=60))
+    rig.fail("before main.disable", DatabaseUnavailable())
+    rig.clock.advance(60_000)
+    await rig.expire()
+    issued, _ = spared
+    assert (await rig.boot.query.lookup(issued.lease_id)).revoke_error
+    rig.heal()
+    rig.clock.advance(60_000)
+    await rig.expire()
+    assert not (await rig.boot.query.lookup(issued.lease_id)).revoke_error
+
+
+@pytest.mark.parametrize("settings", [LeaseSettings(mass_expiry=1)])
+async def test_what_is_put_off_gets_no_more_grace(rig: Any) -> None:
+    """The grace counts from the end of a token that was given less time since, however often the lease was put off."""
+    await rig.role("app", session_grace="10m")
+    token = await rig.token(ttl_s=3_600)
+    issued = await rig.issue(token)
+    facts = (await rig.boot.sqlite.token(token)).facts
+    await rig.boot.sqlite.renew_token(token, ttl_s=60, facts=facts)
+    rig.clock.advance(60_000)
+    ended_ms = rig.clock.now_ms()
+    await rig.boot.sqlite.end_expired_tokens(9)
+    rig.fail("before main.health", DatabaseUnavailable())
+    for _ in range(3):
+        await rig.expire()
+        assert await rig.boot.expirer.run() > 1_000
+        rig.clock.advance(10_000)
+    rig.heal()
+    await rig.expire()
+    assert (await rig.boot.query.lookup(issued.lease_id)).sessions_until_ms == ended_ms + GRACE_MS
+
+
 async def test_a_login_that_cant_be_turned_off_has_no_grace(rig: Any, opened: Any) -> None:
     """It is revoked like any other, with its failure and its remedy."""
     issued, session = opened
