@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
+from msgspec.structs import replace
 
 from broker.catalog.connections import Connection
 from broker.clock import stopwatch_s
@@ -248,9 +249,10 @@ class Expirer:
         return ready
 
     async def _begin(self, ready: Sequence[Lease]) -> list[Lease]:
-        """Moves what merely fell due to `revoking`."""
+        """Moves what merely fell due to `revoking`, at its first stage also where the login was off: it may have been turned on since."""
         ended = await self._end([lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)])
-        return [lease for lease in ready if lease.number in ended or lease.state not in lifecycle.expected(Event.ENDED)]
+        going = [lease for lease in ready if lease.number in ended or lease.state not in lifecycle.expected(Event.ENDED)]
+        return [replace(lease, stage=Stage.NONE) if lease.state is LeaseState.GRACE else lease for lease in going]
 
     def _needs_witness(self, connection: Connection, count: int) -> bool:
         """Whether so many at once are odd; a full batch counts as many, however small it is, and so does one more after a doubt."""

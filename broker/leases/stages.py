@@ -94,7 +94,8 @@ async def advance(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> Resu
 
 
 async def _stage(parts: Parts, batch: Batch, stage: Stage, verb: Verb) -> None:
-    todo = [number for number in batch.going() if _needs(batch.leases[number], stage)]
+    # A lease that failed before starts again at the first stage: its login may have been turned on since.
+    todo = [number for number in batch.going() if batch.leases[number].attempts or batch.leases[number].stage < stage]
     if not todo:
         return
     try:
@@ -116,11 +117,6 @@ async def _stage(parts: Parts, batch: Batch, stage: Stage, verb: Verb) -> None:
     if stage is Stage.ABSENT or not done:
         return
     await _note(parts, batch, done, Event.ADVANCED, stage)
-
-
-def _needs(lease: Lease, stage: Stage) -> bool:
-    # One that failed before, or waited, starts again at the first stage: its login may have been turned on since.
-    return lease.attempts > 0 or lease.state is LeaseState.GRACE or lease.stage < stage
 
 
 async def _note(

@@ -320,11 +320,18 @@ async def test_a_login_that_cant_be_turned_off_has_no_grace(rig: Any, opened: An
     assert (await _state(rig, issued))[0] is LeaseState.GONE
 
 
-async def test_a_login_that_came_back_goes_again_when_the_grace_is_over(rig: Any, spared: Any) -> None:
+@pytest.mark.parametrize("away", [False, True], ids=["at once", "database away first"])
+async def test_a_login_that_came_back_goes_again_when_the_grace_is_over(rig: Any, spared: Any, *, away: bool) -> None:
     """Whoever turned it on meanwhile: the revocation begins at its first stage, and nobody gets in between."""
     issued, _ = spared
     rig.server().accounts[issued.username].can_login = True
     rig.clock.advance(GRACE_MS)
+    if away:
+        rig.fail("before main.disable", DatabaseUnavailable())
+        await rig.expire()
+        assert await _state(rig, issued) == (LeaseState.REVOKING, Stage.NONE)
+        rig.heal()
+        rig.clock.advance(60_000)
     seen: list[bool] = []
     rig.do("before main.end_sessions", lambda: seen.append(rig.server().accounts[issued.username].can_login))
     await rig.expire()
