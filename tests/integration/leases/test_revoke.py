@@ -145,12 +145,13 @@ async def test_stuck_leases_are_told_of_once_and_measured(rig: Any, token: Any, 
     assert (told["reason"], told["remedy"]) == ("the user owns something", f"take what {told['username']} owns")
     third = await rig.issue(token, role="owner")
     await rig.boot.revoker.start(third.lease_id)
-    for _ in range(2):
-        await rig.expire()
-        rig.clock.advance(1_200_000)
+    await rig.expire()
+    rig.clock.advance(1_200_000)
+    await rig.expire()
+    # Nothing is due now: what is being tried again is not stuck for that moment.
     rig.boot.tidier.start()
     assert not await rig.boot.tidier.tick()
-    assert stuck() == (3, 7_200)
+    assert stuck() == (3, 6_000)
     for issued in (first, second, third):
         rig.server().accounts[issued.username].owns = False
     await rig.settle_down()
