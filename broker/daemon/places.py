@@ -41,9 +41,15 @@ def check_places(config: Config) -> None:
 
 
 def open_to_others(directory: Path) -> Iterator[tuple[Path, int]]:
-    """What in the state directory, and whether itself, others than its owner may touch, with its mode. Raises `OSError`."""
+    """What in the state directory, and whether itself, others than its owner may touch, with its mode. Raises `OSError`.
+
+    A link is looked through, since its own mode says nothing: with systemd's `DynamicUser` the state directory is one.
+    """
     for path in (directory, *sorted(directory.iterdir())):
-        mode = path.lstat().st_mode
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:  # a link that leads nowhere, or a file that went meanwhile
+            continue
         if stat.S_IMODE(mode) & 0o077 and not stat.S_ISSOCK(mode):
             yield path, stat.S_IMODE(mode)
 

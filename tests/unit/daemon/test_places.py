@@ -76,3 +76,22 @@ def test_a_state_directory_that_is_open_to_others_is_told(tmp_path: Path) -> Non
     with capture_logs() as told:
         check_places(config)
     assert [(line["path"], line["mode"]) for line in told] == [(str(directory), "0755"), (str(directory / "broker.db"), "0640")]
+
+
+def test_links_are_looked_through(tmp_path: Path) -> None:
+    """As with systemd's `DynamicUser`, whose state directory is a link: what it leads to counts, not its own mode, which is always 0777."""
+    directory, link = tmp_path / "private", tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    link.symlink_to(directory)
+    (tmp_path / "key").touch(mode=0o600)
+    (directory / "master.key").symlink_to(tmp_path / "key")
+    (directory / "nowhere").symlink_to(tmp_path / "none")
+    config = parse({"store": {"directory": str(link)}})
+    with capture_logs() as told:
+        check_places(config)
+    assert told == []
+    (tmp_path / "key").chmod(0o644)
+    directory.chmod(0o750)
+    with capture_logs() as told:
+        check_places(config)
+    assert [(line["path"], line["mode"]) for line in told] == [(str(link), "0750"), (str(link / "master.key"), "0644")]
