@@ -12,6 +12,8 @@ import asyncpg
 from broker.secret import Secret
 from broker.testing.postgresql import PostgresServer
 
+ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""How a session tells that the server has ended it; the third comes where its last word arrives as something new is asked."""
 _REFUSED = (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.testing.broker import CREATE_USER, BrokerProcess, connection_to
+from broker.testing.broker import BrokerProcess
 from broker.testing.database import Database
+from broker.testing.leasing import write_connection, write_role
 from broker.testing.postgresql import PostgresServer
+
+LIMITED = {"username": "limited_broker", "password": "a-password"}
 
 
 @pytest.fixture
@@ -25,21 +28,27 @@ def process(tmp_path: Path) -> Iterator[BrokerProcess]:
 def shared(tmp_path_factory: pytest.TempPathFactory, postgresql_18: PostgresServer) -> Iterator[BrokerProcess]:
     """A running broker that the tests of a module share, with the connection `pg` and the role `app`."""
     with BrokerProcess(tmp_path_factory.mktemp("shared")) as started:
-        asyncio.run(set_up(started, postgresql_18))
+        asyncio.run(_set_up(started, postgresql_18))
         yield started
 
 
-async def set_up(broker: BrokerProcess, server: PostgresServer) -> None:
-    """Makes the connection and the role."""
-    answers = [
-        await broker.request("PUT", "database/config/pg", connection_to(server)),
-        await broker.request(
-            "PUT",
-            "database/roles/app",
-            {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h", "rehearse": False},
-        ),
-    ]
-    assert [answer.status for answer in answers] == [204, 204], answers
+async def _set_up(broker: BrokerProcess, server: PostgresServer) -> None:
+    await write_connection(broker, server)
+    await write_role(broker)
+
+
+@pytest.fixture(params=["superuser", "createrole"])
+def login(request: pytest.FixtureRequest, postgresql: PostgresServer) -> dict[str, str]:
+    """Fields of a connection: the broker's login at a server of each version, its superuser or one with CREATEROLE and nothing else."""
+    if request.param == "superuser":
+        return {}
+    asyncio.run(_make_login(Database(postgresql)))
+    return dict(LIMITED)
+
+
+async def _make_login(database: Database) -> None:
+    if not await database.has(LIMITED["username"]):
+        await database.run(f"CREATE ROLE {LIMITED['username']} LOGIN CREATEROLE PASSWORD '{LIMITED['password']}'")
 
 
 @pytest.fixture(scope="session")

@@ -2,71 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-import pytest
-
-from broker.testing.broker import CREATE_USER, BrokerProcess, connection_to, until
-from broker.testing.database import Database
+from broker.testing.broker import BrokerProcess, until
+from broker.testing.database import ENDED, Database
+from broker.testing.leasing import issue, look_up, revoke, write_connection, write_role
 from broker.testing.postgresql import PostgresServer
-
-LOGIN, PASSWORD = "spares_sessions", "a-password"
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-
-
-@pytest.fixture(params=["superuser", "createrole"])
-def login(request: pytest.FixtureRequest, postgresql: PostgresServer) -> dict[str, str]:
-    """The broker's login at a server of each version: its superuser, or one that has CREATEROLE and nothing else."""
-    if request.param == "superuser":
-        return {}
-    asyncio.run(_make_login(Database(postgresql)))
-    return {"username": LOGIN, "password": PASSWORD}
-
-
-async def _make_login(database: Database) -> None:
-    if not await database.has(LOGIN):
-        await database.run(f"CREATE ROLE {LOGIN} LOGIN CREATEROLE PASSWORD '{PASSWORD}'")
 
 
 async def prepare(broker: BrokerProcess, server: PostgresServer, login: dict[str, str]) -> None:
     """A connection, and roles with a long grace (on demand and prepared), with a short one, and with none."""
-    written = await broker.request("PUT", "database/config/pg", connection_to(server, scram_iterations=1, **login))
-    assert written.status in {200, 204}, written
-    for name, more in {
-        "long": {"session_grace": "1h"},
-        "pooled": {"session_grace": "1h", "prepared_users": 1},
-        "short": {"session_grace": "1s"},
-        "plain": {},
-    }.items():
-        role = {"db_name": "pg", "creation_statements": CREATE_USER, "default_ttl": "1h", "rehearse": False, **more}
-        assert (await broker.request("PUT", f"database/roles/{name}", role)).status in {200, 204}
+    await write_connection(broker, server, scram_iterations=1, **login)
+    await write_role(broker, "long", session_grace="1h")
+    await write_role(broker, "pooled", session_grace="1h", prepared_users=1)
+    await write_role(broker, "short", session_grace="1s")
+    await write_role(broker, "plain")
 
 
 async def opened(broker: BrokerProcess, database: Database, role: str) -> tuple[Any, Any]:
     """A lease with a session of its user, whose time is over as good as now."""
-    answer = await broker.request("GET", f"database/creds/{role}")
-    assert answer.status == 200, answer
-    session: Any = await database.log_in(answer.data)
-    renewed = await broker.request("PUT", "sys/leases/renew", {"lease_id": answer.body["lease_id"], "increment": 1})
+    lease = await issue(broker, role)
+    session: Any = await database.log_in(lease["data"])
+    renewed = await broker.request("PUT", "sys/leases/renew", {"lease_id": lease["lease_id"], "increment": 1})
     assert renewed.status == 200, renewed
-    return answer.body, session
+    return lease, session
 
 
-async def look_up(broker: BrokerProcess, lease: Any) -> Any:
+async def shown(broker: BrokerProcess, lease: Any) -> Any:
     """The lease, as it is shown."""
-    return (await broker.request("PUT", "sys/leases/lookup", {"lease_id": lease["lease_id"]})).data
+    return (await look_up(broker, lease["lease_id"])).data
 
 
 async def in_grace(broker: BrokerProcess, lease: Any) -> None:
     """Waits until its login is off."""
 
     async def login_off() -> bool:
-        shown = await look_up(broker, lease)
-        return (shown["state"], shown["stage"]) == ("grace", "login_off")
+        found = await shown(broker, lease)
+        return (found["state"], found["stage"]) == ("grace", "login_off")
 
     await until(login_off)
 
@@ -90,19 +64,19 @@ async def test_open_sessions_go_on_and_new_logins_are_refused(
         spared = [await opened(broker, database, role) for role in ("long", "pooled")]
         for lease, session in spared:
             await in_grace(broker, lease)
-            assert (await look_up(broker, lease))["sessions_until"] > (await look_up(broker, lease))["expire_time"]
+            assert (await shown(broker, lease))["sessions_until"] > (await shown(broker, lease))["expire_time"]
             assert not await database.lets_in(lease["data"])
             assert not await has_ended(session)
         broker.kill()
         broker.start()
         # Behind this revocation whatever the start found due has been worked off.
         lease, session = await opened(broker, database, "plain")
-        await broker.request("PUT", "sys/leases/revoke", {"lease_id": lease["lease_id"]})
+        await revoke(broker, lease["lease_id"])
         assert await has_ended(session)
         for lease, session in spared:
-            assert (await look_up(broker, lease))["state"] == "grace"
+            assert (await shown(broker, lease))["state"] == "grace"
             assert not await has_ended(session)
-            revoked = await broker.request("PUT", "sys/leases/revoke", {"lease_id": lease["lease_id"]})
+            revoked = await revoke(broker, lease["lease_id"])
             assert revoked.status == 204, revoked
             assert await has_ended(session)
             assert not await database.has(lease["data"]["username"])

@@ -14,36 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from broker.cli.reconcile import AGREE, DIFFER, INCOMPLETE
-from broker.testing.broker import CREATE_USER, PROGRAM, BrokerProcess, connection_to, until
-from broker.testing.database import Database
+from broker.testing.broker import PROGRAM, BrokerProcess, connection_to, until
+from broker.testing.database import ENDED, Database
+from broker.testing.leasing import issue, look_up, revoke, users_of, write_connection, write_role
 from broker.testing.postgresql import PostgresServer
 
 BACKUP = Path(__file__).parents[2] / "docs" / "operate" / "backup.md"
 QUIET = "[leases]\nreconcile = 0\nsweep = 3600\n"
 """Neither job comes by itself while a test looks."""
 LIMIT_S, UNAVAILABLE = 120, 75
-LOGIN, PASSWORD = "reconciler", "a-password"
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(params=["superuser", "createrole"])
-def login(request: pytest.FixtureRequest, postgresql: PostgresServer) -> dict[str, str]:
-    """The broker's login at a server of each version: its superuser, or one that has CREATEROLE and nothing else."""
-    if request.param == "superuser":
-        return {}
-    asyncio.run(_make_login(Database(postgresql)))
-    return {"username": LOGIN, "password": PASSWORD}
-
-
-async def _make_login(database: Database) -> None:
-    if not await database.has(LOGIN):
-        await database.run(f"CREATE ROLE {LOGIN} LOGIN CREATEROLE PASSWORD '{PASSWORD}'")
 
 
 @pytest.fixture
@@ -55,23 +39,9 @@ def quiet(tmp_path: Path) -> Iterator[BrokerProcess]:
 
 async def prepare(broker: BrokerProcess, server: PostgresServer, login: dict[str, str], **roles: int) -> None:
     """The connection `pg` and roles, each with so many prepared users."""
-    written = await broker.request("PUT", "database/config/pg", connection_to(server, scram_iterations=1, **login))
-    assert written.status in {200, 204}, written
+    await write_connection(broker, server, scram_iterations=1, **login)
     for name, prepared in roles.items():
-        role = {"db_name": "pg", "creation_statements": CREATE_USER, "prepared_users": prepared, "rehearse": False}
-        assert (await broker.request("PUT", f"database/roles/{name}", role)).status in {200, 204}
-
-
-async def issue(broker: BrokerProcess, role: str = "app") -> Any:
-    """A lease, as it was answered."""
-    answer = await broker.request("GET", f"database/creds/{role}")
-    assert answer.status == 200, answer
-    return answer.body
-
-
-async def users(broker: BrokerProcess, database: Database) -> dict[str, bool]:
-    """The broker's users in the database, and which of them can log in."""
-    return await database.users((await broker.request("GET", "sys/health")).body["cluster_id"])
+        await write_role(broker, name, prepared_users=prepared)
 
 
 def run(broker: BrokerProcess, *options: str, token: str | None = None, **streams: Any) -> subprocess.CompletedProcess[str]:
@@ -133,13 +103,13 @@ async def test_store_brought_back_from_a_copy_is_put_right(
     await prepare(quiet, postgresql, login, app=0, pooled=2)
 
     async def pool_is_full() -> bool:
-        return list((await users(quiet, database)).values()).count(False) == 2
+        return list((await users_of(quiet, database)).values()).count(False) == 2
 
     kept, ended = await issue(quiet), await issue(quiet)
     await until(pool_is_full)
     carry_out(documented("Take one"), quiet.directory)
     new, handed_out = await issue(quiet), await issue(quiet, "pooled")
-    assert (await quiet.request("POST", "sys/leases/revoke", {"lease_id": ended["lease_id"]})).status == 204
+    assert (await revoke(quiet, ended["lease_id"])).status == 204
     await until(pool_is_full)
     token = quiet.root_token
     quiet.stop()
@@ -147,7 +117,7 @@ async def test_store_brought_back_from_a_copy_is_put_right(
     # Whoever brings a store back has its token from elsewhere; the helpers look for it here.
     (quiet.state / "root-token").write_text(token.reveal())
     quiet.start()
-    before = await users(quiet, database)
+    before = await users_of(quiet, database)
     differ = {"login_on": 1, "missing_user": 1, "unknown_user": 2}
     status, report = found(quiet)
     assert (status, report["found"], report["amended"]) == (DIFFER, differ, {})
@@ -155,7 +125,7 @@ async def test_store_brought_back_from_a_copy_is_put_right(
     assert named[new["data"]["username"]] == ("unknown_user", False)
     assert named[ended["data"]["username"]] == ("missing_user", True)
     assert named[handed_out["data"]["username"]] == ("login_on", True)
-    assert await users(quiet, database) == before
+    assert await users_of(quiet, database) == before
 
     status, report = found(quiet, "pg", "--apply")
     assert (status, report["found"]) == (DIFFER, differ)
@@ -175,9 +145,9 @@ async def test_store_brought_back_from_a_copy_is_put_right(
 
     await until(agrees)
     assert await database.lets_in(kept["data"])
-    state = await quiet.request("POST", "sys/leases/lookup", {"lease_id": kept["lease_id"]})
+    state = await look_up(quiet, kept["lease_id"])
     assert state.data["state"] == "active"
-    assert (await quiet.request("POST", "sys/leases/lookup", {"lease_id": ended["lease_id"]})).status == 400
+    assert (await look_up(quiet, ended["lease_id"])).status == 400
 
 
 async def test_session_that_outlived_its_role_is_ended(
@@ -202,8 +172,8 @@ async def test_session_that_outlived_its_role_is_ended(
         if login:
             done = run(quiet, "--apply")
             assert done.returncode == DIFFER
-            assert f'GRANT pg_signal_backend TO "{LOGIN}"' in done.stdout
-            await database.run(f"GRANT pg_signal_backend TO {LOGIN}")
+            assert f'GRANT pg_signal_backend TO "{login["username"]}"' in done.stdout
+            await database.run(f"GRANT pg_signal_backend TO {login['username']}")
             assert (await quiet.request("POST", "database/reset/pg")).status == 204
         done = run(quiet, "--apply")
         assert "pg: sessions of users that no longer exist, ended: 1\n" in done.stdout, done
@@ -213,7 +183,7 @@ async def test_session_that_outlived_its_role_is_ended(
     finally:
         session.terminate()
         if login:
-            await database.run(f"REVOKE pg_signal_backend FROM {LOGIN}")
+            await database.run(f"REVOKE pg_signal_backend FROM {login['username']}")
 
 
 async def test_command_tells_what_differs_before_it_changes_anything(

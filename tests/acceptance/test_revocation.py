@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
-from broker.testing.broker import CREATE_USER, Broker, connection_to, until
-from broker.testing.database import Database
+from broker.testing.broker import Broker, until
+from broker.testing.database import ENDED, Database
+from broker.testing.leasing import issue, look_up, revoke, write_connection, write_role
 from broker.testing.postgresql import PostgresServer
 from broker.testing.standby import Standby
-
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +24,8 @@ def standby(postgresql_18: PostgresServer) -> Iterator[Standby]:
 
 async def prepare(broker: Broker, name: str, server: PostgresServer, **fields: Any) -> None:
     """A connection and a role of the same name."""
-    written = await broker.request("PUT", f"database/config/{name}", connection_to(server, **fields))
-    assert written.status in {200, 204}, written
-    role = {"db_name": name, "creation_statements": CREATE_USER, "default_ttl": "1h"}
-    assert (await broker.request("PUT", f"database/roles/{name}", {**role, "rehearse": False})).status == 204
-
-
-async def issue(broker: Broker, role: str) -> Any:
-    """A lease, as it was answered."""
-    answer = await broker.request("GET", f"database/creds/{role}")
-    assert answer.status == 200, answer
-    return answer.body
+    await write_connection(broker, server, name, **fields)
+    await write_role(broker, name, db_name=name)
 
 
 async def test_standby_that_is_away_holds_up_its_own_leases_alone(tmp_path: Path, standby: Standby, database: Database) -> None:
@@ -51,10 +40,10 @@ async def test_standby_that_is_away_holds_up_its_own_leases_alone(tmp_path: Path
         watched, plain = await issue(broker, "watched"), await issue(broker, "plain")
         standby.stop()
         for lease in (watched, plain):
-            await broker.request("PUT", "sys/leases/revoke", {"lease_id": lease["lease_id"]})
+            await revoke(broker, lease["lease_id"])
 
         async def shown() -> Any:
-            return (await broker.request("PUT", "sys/leases/lookup", {"lease_id": watched["lease_id"]})).data
+            return (await look_up(broker, watched["lease_id"])).data
 
         await until(lambda: database.ask("SELECT 1 WHERE to_regrole(quote_ident($1)) IS NULL", plain["data"]["username"]))
 
@@ -68,7 +57,7 @@ async def test_standby_that_is_away_holds_up_its_own_leases_alone(tmp_path: Path
         assert not await database.lets_in(watched["data"])
         assert await database.has(watched["data"]["username"])
         standby.start()
-        await broker.request("PUT", "sys/leases/revoke", {"lease_id": watched["lease_id"]})
+        await revoke(broker, watched["lease_id"])
 
         async def gone() -> bool:
             return not await database.has(watched["data"]["username"])

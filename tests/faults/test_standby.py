@@ -17,7 +17,7 @@ from broker import daemon
 from broker.clock import SystemClock
 from broker.seal.providers import MemoryKey
 from broker.testing.broker import CREATE_USER, Broker, connection_to, until
-from broker.testing.database import Database
+from broker.testing.database import ENDED, Database
 from broker.testing.faults import SERVER_FAULTS, frozen
 from broker.testing.postgresql import PostgresServer, embedded_binaries
 from broker.testing.standby import Standby
@@ -33,7 +33,6 @@ PATIENCE: dict[str, Any] = {
 }
 LIMIT_S = 60
 MINUTES, MINUTE_MS = 60, 60_000
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class Shifted(SystemClock):

@@ -11,6 +11,7 @@ import pytest
 
 from broker.testing.broker import CREATE_USER, Broker, connection_to, until
 from broker.testing.database import Database
+from broker.testing.leasing import issue
 from broker.testing.postgresql import PostgresServer
 
 QUIET = {"leases": {"reconcile": 0, "default_ttl": "1h", "max_ttl": "24h"}}
@@ -52,13 +53,6 @@ async def reconciled(broker: Broker, **order: Any) -> Any:
     [report] = (await broker.request("GET", "sys/reconcile")).data["connections"]
     assert not report["error"], report
     return report
-
-
-async def issue(broker: Broker, role: str = "app") -> Any:
-    """A lease, as it was answered."""
-    answer = await broker.request("GET", f"database/creds/{role}")
-    assert answer.status == 200, answer
-    return answer.body
 
 
 def take_copy(server: PostgresServer) -> None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from broker.engines.protocol import Extension, NewUser, Origin, Outcome, User
 from broker.model import Json, LeaseNumber, Terms
 from broker.secret import Secret, random_text
+from broker.testing.database import ENDED
 from broker.testing.postgresql import PostgresServer
 from broker_postgresql import Engine
 
@@ -24,8 +25,6 @@ READERS = "readers"
 HEIR = "heir"
 BY_GROUP = Terms(options={"grant_roles": [READERS]})
 MAKES_ROLE = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
-ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""How a session says that the server has ended it; the third comes where its last word arrives as something new is asked."""
 _numbers = itertools.count(1)
 _boots = itertools.count(1)
 
