@@ -19,7 +19,7 @@ from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import STEPPED_BACK, Connection, replaced, superseded
 from broker.engines.protocol import Engine, Health, Standing
 from broker.errors import BrokerError, DatabaseUnavailable
-from broker.leases import lifecycle, logins, records
+from broker.leases import lifecycle, logins, records, stages
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
@@ -160,7 +160,7 @@ class Failover:
             last: Lease | None = None
             while page := await self._page(check, state, last):
                 last = page[-1]
-                await self.parts.store.move([_from_the_start(lease) for lease in page])
+                await self.parts.store.move([stages.from_the_start(lease) for lease in page])
         self.parts.wake_expiry()
 
     async def _revive(self, check: _Check, engine: Engine, last: Lease | None) -> Lease | None:
@@ -273,15 +273,3 @@ def _lags(lease: Lease, standing: Standing) -> bool:
     """Whether the user can't log in as long as its lease lasts."""
     early = standing.expires_ms is not None and standing.expires_ms < lifecycle.ends_ms(lease) - _TOLERANCE_MS
     return early or not standing.can_login
-
-
-def _from_the_start(lease: Lease) -> Move:
-    return Move(
-        number=lease.number,
-        expect=(lease.state,),
-        to=lease.state,
-        due_in_ms=0,
-        stage=Stage.NONE,
-        attempts=lease.attempts,
-        epoch=lease.epoch,
-    )

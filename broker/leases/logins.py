@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
+
 from broker.engines.protocol import Engine, Extension, Outcome
-from broker.leases import lifecycle
+from broker.errors import EngineError
+from broker.leases import lifecycle, stages
 from broker.leases.parts import Parts
 from broker.model import Lease, LeaseNumber, LeaseState
 
@@ -24,9 +27,26 @@ async def turn_on(parts: Parts, engine: Engine, numbers: Collection[LeaseNumber]
         done = [outcome.number for outcome in outcomes if outcome.error is None]
         ended = [lease for lease in await _read(parts, done) if lease.state is not LeaseState.ACTIVE]
         for batch in _batches(engine, ended):
-            await engine.disable([parts.markers.of(lease) for lease in batch])
+            await _turn_off(parts, engine, batch)
     gone = {lease.number for lease in ended}
     return [outcome for outcome in outcomes if outcome.number not in gone]
+
+
+async def _turn_off(parts: Parts, engine: Engine, leases: Sequence[Lease]) -> None:
+    """Takes the logins of leases away that were ended meanwhile.
+
+    A revocation drops the user whatever comes of that; a grace would let it be for its whole time, so it begins anew.
+    """
+    in_grace = {lease.number: lease for lease in leases if lease.state is LeaseState.GRACE}
+    users = [replace(parts.markers.of(lease), spared=lease.number in in_grace) for lease in leases]
+    try:
+        outcomes = await engine.disable(users)
+    except EngineError as error:
+        outcomes = [Outcome(user.number, error) for user in users]
+    again = [in_grace[outcome.number] for outcome in outcomes if outcome.error is not None and outcome.number in in_grace]
+    if again:
+        await parts.store.move([stages.from_the_start(lease) for lease in again])
+        parts.wake_expiry()
 
 
 async def prolong(parts: Parts, engine: Engine, numbers: Collection[LeaseNumber]) -> Sequence[Outcome]:

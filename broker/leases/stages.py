@@ -223,6 +223,19 @@ def _with_times(batch: Batch, lease: Lease) -> LeaseFacts:
     )
 
 
+def from_the_start(lease: Lease) -> Move:
+    """What `lease` has come through, of a revocation or as the beginning of its grace, is done once more, now."""
+    return Move(
+        number=lease.number,
+        expect=(lease.state,),
+        to=lease.state,
+        due_in_ms=0,
+        stage=Stage.NONE,
+        attempts=lease.attempts,
+        epoch=lease.epoch,
+    )
+
+
 def reason_of(facts: LeaseFacts, now_ms: int) -> str:
     """Why a lease ends that fell due without a word: its time was over, or it was ended before."""
     return "expired" if facts.expires_ms and facts.expires_ms <= now_ms else "revoked"

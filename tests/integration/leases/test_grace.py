@@ -389,6 +389,32 @@ async def test_a_login_given_while_it_is_taken_away_is_off_in_the_end(rig: Any, 
     assert not rig.server().accounts[issued.username].can_login
 
 
+async def test_a_login_that_cant_be_taken_away_again_is_seen_to_at_once(rig: Any, opened: Any) -> None:
+    """It was given while it was taken away, and the database went away then: the grace begins anew, and spares the sessions still."""
+    issued, session = opened
+    lease = await rig.lease(issued.lease_id)
+    rig.clock.advance(HOUR_MS)
+    begins = rig.hold("before store.move")
+    expiring = asyncio.ensure_future(rig.expire())
+    await begins.entered.wait()
+    gives = rig.hold("before main.enable")
+    engine = await rig.boot.catalog.engine(lease.connection)
+    giving = asyncio.ensure_future(logins.turn_on(rig.boot.parts, engine, [lease.number]))
+    await gives.entered.wait()
+    begins.opened.set()
+    await expiring
+    assert await _state(rig, issued) == (LeaseState.GRACE, Stage.LOGIN_OFF)
+    rig.fail("before main.disable", DatabaseUnavailable())
+    gives.opened.set()
+    await giving
+    assert rig.server().accounts[issued.username].can_login
+    rig.heal()
+    await rig.expire()
+    assert await _state(rig, issued) == (LeaseState.GRACE, Stage.LOGIN_OFF)
+    assert not rig.server().accounts[issued.username].can_login
+    assert rig.server().is_open(session)
+
+
 async def test_the_engine_knows_whose_sessions_may_go_on(rig: Any, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the login goes, in the grace; no longer when it is over."""
     told: list[bool] = []
