@@ -196,13 +196,17 @@ class Expirer:
         spared = {lease.number: lease for lease in ready if lease.facts.session_grace_s and grace.owed(lease, now)}
         unreached = await grace.spare(self._parts, engine, list(spared.values())) if spared else None
         ending = await self._begin([lease for lease in ready if lease.number not in spared])
-        if not ending and unreached is not None:
+        if ending:
+            return await self._advance(connection, engine, ending)
+        if unreached is not None:
             self._rest(connection, unreached.retry_after_s * 1_000, unreached)
             return False
-        if not ending:
-            if spared:
-                self._parts.held_up.pop(connection.number, None)
-            return bool(spared)
+        if spared:
+            self._parts.held_up.pop(connection.number, None)
+        return bool(spared)
+
+    async def _advance(self, connection: Connection, engine: Engine, ending: Sequence[Lease]) -> bool:
+        """Takes leases through their stages, and tells who listens what came of it; whether it makes sense to claim more now."""
         try:
             result = await stages.advance(self._parts, engine, ending)
         except Unavailable as error:
