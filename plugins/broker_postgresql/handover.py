@@ -80,7 +80,7 @@ async def _settle(session: Session, one: Present, query: str, pace: Pace) -> Seq
 
 async def _drop(session: Session, one: Present, code: Sequence[asyncpg.Record], text: str, pace: Pace) -> None:
     before = pace.done
-    error = await bulk.run_all(session, [row["statement"] for row in code if row["statement"]], pace)
+    error = await bulk.run_all(session, [row["statement"] for row in code if row["statement"] and row["ours"]], pace)
     if pace.done == before:
         why = f"; {first_line(error)}" if error else ""
         raise UserRemains(f"{text}{why}", remedy=(*await _untied(session, one), *_statements(session, code)))

@@ -406,7 +406,9 @@ ORDER BY schema
 -- foreign keys with actions (those run as the table's owner, and with them defaults and checks), those that may cast between types
 -- (the look-up runs as the owner of the table that is referred to, for whoever inserts) and those of others, and expressions over
 -- others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses), and being a partition or child of
--- another owner's table or having one (an index on the one is built on the other as its owner). OFFSET keeps the look-ups by
+-- another owner's table or having one (an index on the one is built on the other as its owner). Taking a partition off has the server
+-- look through foreign keys to the whole table, with their casts and policies and with the rights of whoever takes it off: never our code.
+-- So those go first, and `ours` says whether that is for us to do: not where both tables are others'. OFFSET keeps the look-ups by
 -- object: whatever else is planned for catalogues that nobody analysed takes minutes where there are thousands. $2 rows.
 WITH mine AS MATERIALIZED (
   SELECT d.classid, d.objid
@@ -510,14 +512,35 @@ WITH mine AS MATERIALIZED (
   UNION ALL
   SELECT h.inhrelid, h.inhparent, h.inhrelid
   FROM tables CROSS JOIN LATERAL (SELECT inhrelid, inhparent FROM pg_inherits WHERE inhparent = tables.oid OFFSET 0) h
+), parted AS MATERIALIZED (
+  SELECT l.child, l.parent, c.relispartition AS partition
+  FROM linked l JOIN pg_class o ON o.oid = l.other JOIN pg_class c ON c.oid = l.child
+  WHERE o.relowner <> $1::oid
+), crossing AS MATERIALIZED (
+  SELECT DISTINCT k.oid
+  FROM (
+    SELECT DISTINCT child FROM parted
+    WHERE partition AND child IN (SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND conparentid <> 0)
+  ) referred
+  CROSS JOIN LATERAL pg_partition_ancestors(referred.child) a
+  JOIN pg_constraint k ON k.confrelid = a.relid AND k.contype = 'f' AND k.conparentid = 0
+  WHERE a.relid <> referred.child
+), taken AS (
+  SELECT classid, objid, objsubid, false AS first FROM found
+  WHERE NOT (classid = 'pg_constraint'::regclass AND objid IN (SELECT oid FROM crossing))
+  UNION ALL
+  SELECT 'pg_constraint'::regclass, oid, 0, true FROM crossing
 )
-SELECT format('%s below %s', pg_describe_object('pg_class'::regclass, l.child, 0), pg_describe_object('pg_class'::regclass, l.parent, 0))
+SELECT format('%s below %s', pg_describe_object('pg_class'::regclass, child, 0), pg_describe_object('pg_class'::regclass, parent, 0))
          AS object,
-       CASE WHEN c.relispartition THEN format('ALTER TABLE %s DETACH PARTITION %s', l.parent::regclass, l.child::regclass)
-         ELSE format('ALTER TABLE %s NO INHERIT %s', l.child::regclass, l.parent::regclass) END AS statement,
-       l.child AS place
-FROM linked l JOIN pg_class o ON o.oid = l.other JOIN pg_class c ON c.oid = l.child
-WHERE o.relowner <> $1::oid
+       CASE WHEN partition THEN format('DO %L', format(
+           'BEGIN LOCK TABLE ONLY %1$s, ONLY %2$s IN ACCESS EXCLUSIVE MODE; IF EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE '
+           'confrelid OPERATOR(pg_catalog.=) %3$L::pg_catalog.regclass AND conparentid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid) '
+           'THEN RAISE ''foreign keys refer to the partition''; END IF; ALTER TABLE %1$s DETACH PARTITION %2$s; END',
+           parent::regclass, child::regclass, child::regclass::text))
+         ELSE format('ALTER TABLE %s NO INHERIT %s', child::regclass, parent::regclass) END AS statement,
+       true AS ours, false AS first, child AS place
+FROM parted
 UNION ALL
 SELECT pg_describe_object(f.classid, f.objid, f.objsubid),
        CASE
@@ -533,8 +556,10 @@ SELECT pg_describe_object(f.classid, f.objid, f.objsubid),
            'ALTER TABLE %s DROP CONSTRAINT %I', k.relation, k.name)
          ELSE format('DROP %s %s', CASE i.type WHEN 'statistics object' THEN 'STATISTICS' ELSE upper(i.type) END, i.identity)
        END,
-       f.objid
-FROM found f CROSS JOIN LATERAL pg_identify_object(f.classid, f.objid, f.objsubid) i
+       f.classid <> 'pg_constraint'::regclass OR EXISTS (
+         SELECT FROM pg_constraint k JOIN tables ON tables.oid IN (k.conrelid, k.confrelid) WHERE k.oid = f.objid),
+       f.first, f.objid
+FROM taken f CROSS JOIN LATERAL pg_identify_object(f.classid, f.objid, f.objsubid) i
 LEFT JOIN LATERAL (
   SELECT k.conrelid::regclass AS relation, k.conname AS name
   FROM pg_depend e JOIN pg_constraint k ON k.oid = e.refobjid
@@ -542,7 +567,7 @@ LEFT JOIN LATERAL (
   OFFSET 0
 ) k ON true
 WHERE i.type IS NOT NULL
-ORDER BY place DESC
+ORDER BY first DESC, place DESC
 LIMIT $2
 
 -- :name ties

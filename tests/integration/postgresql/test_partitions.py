@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 
 from broker.errors import UserRemains
@@ -15,7 +16,7 @@ PARTED = "CREATE TABLE p_{n} (a int) PARTITION BY LIST (a); "
 LINKS = {
     "a partition of the group's table": (
         "SET ROLE readers; " + PARTED + 'RESET ROLE; CREATE TABLE "c_{n} \'x" PARTITION OF p_{n} DEFAULT',
-        'ALTER TABLE public.p_{n} DETACH PARTITION public."c_{n} \'x"',
+        ("public.p_{n}", 'public."c_{n} \'x"'),
     ),
     "a child of the group's table": (
         "SET ROLE readers; CREATE TABLE p_{n} (a int); RESET ROLE; CREATE TABLE c_{n} () INHERITS (p_{n})",
@@ -23,14 +24,40 @@ LINKS = {
     ),
     "the group's partition of a table": (
         PARTED + "CREATE TABLE c_{n} PARTITION OF p_{n} DEFAULT; ALTER TABLE c_{n} OWNER TO readers",
-        "ALTER TABLE public.p_{n} DETACH PARTITION public.c_{n}",
+        ("public.p_{n}", "public.c_{n}"),
     ),
     "the group's child of a table": (
         "CREATE TABLE p_{n} (a int); CREATE TABLE c_{n} () INHERITS (p_{n}); ALTER TABLE c_{n} OWNER TO readers",
         "ALTER TABLE public.c_{n} NO INHERIT public.p_{n}",
     ),
 }
-"""What a user makes, and what parts it."""
+"""What a user makes, and what parts it: a statement, or the table and the partition that one takes off it."""
+REFERRED = (
+    "CREATE SEQUENCE ran_{n}; GRANT ALL ON SEQUENCE ran_{n} TO PUBLIC; CREATE TYPE key_{n} AS (a int);"
+    "CREATE FUNCTION evil_{n}(key_{n}) RETURNS int LANGUAGE plpgsql AS $$ BEGIN"
+    " IF current_user <> ALL ('{USER,readers}') THEN PERFORM nextval('public.ran_{n}'); END IF; RETURN ($1).a; END $$;"
+    "CREATE CAST (key_{n} AS int) WITH FUNCTION evil_{n}(key_{n}) AS IMPLICIT;"
+    "CREATE TABLE p_{n} (a int PRIMARY KEY) PARTITION BY RANGE (a); CREATE TABLE f_{n} (a key_{n} REFERENCES p_{n});"
+    "CREATE TABLE c_{n} PARTITION OF p_{n} FOR VALUES FROM (0) TO (9); CREATE TABLE d_{n} PARTITION OF p_{n} DEFAULT;"
+    "INSERT INTO p_{n} VALUES (1), (20); INSERT INTO f_{n} VALUES (ROW(20)); ALTER TABLE d_{n} OWNER TO readers;"
+)
+"""A table with a foreign key to a partitioned one. To take a partition off, the server calls a function of the user; where that is done by
+anybody but the user and its group, it counts, and no rollback undoes that."""
+
+
+def parting(how: str | tuple[str, str], n: int) -> str:
+    """The remedy that parts the two tables, in as many words as it is told."""
+    if isinstance(how, tuple):
+        table, partition = (name.replace("{n}", f"{n}") for name in how)
+        name = partition.replace("'", "''")
+        body = (
+            f"BEGIN LOCK TABLE ONLY {table}, ONLY {partition} IN ACCESS EXCLUSIVE MODE; IF EXISTS (SELECT FROM pg_catalog.pg_constraint"
+            f" WHERE confrelid OPERATOR(pg_catalog.=) '{name}'::pg_catalog.regclass AND conparentid OPERATOR(pg_catalog.<>)"
+            " 0::pg_catalog.oid) THEN RAISE 'foreign keys refer to the partition'; END IF;"
+            f" ALTER TABLE {table} DETACH PARTITION {partition}; END"
+        )
+        how = "DO '" + body.replace("'", "''") + "'"
+    return f'/* in database "app" */ {how};'.replace("{n}", f"{n}")
 
 
 def terms(code: str) -> Terms:
@@ -51,7 +78,7 @@ async def linking(scene: Any, code: str, statements: str) -> Any:
     """A user that made tables, one of them another owner's."""
     user, password = await scene.create(terms(code))
     wire = await scene.session(user.name, password)
-    await wire.execute(statements.replace("{n}", f"{user.number}"))
+    await wire.execute(statements.replace("{n}", f"{user.number}").replace("USER", user.name))
     return user
 
 
@@ -98,7 +125,7 @@ async def test_link_to_anothers_table_keeps_its_user(keeper: Any, kind: str) -> 
     await keeper.root.execute(f"INSERT INTO p_{user.number} VALUES (1)")
     error = error_of(await keeper.remove([user]))
     assert f"table public.p_{user.number}" in str(error)
-    assert error.remedy == (f'/* in database "app" */ {parts};'.replace("{n}", f"{user.number}"),)
+    assert error.remedy == (parting(parts, user.number),)
     assert await owners(keeper, user) == {user.name, "readers"}
     await keeper.root.execute(error.remedy[0])
     assert gone(await keeper.remove([user]))
@@ -124,7 +151,7 @@ async def test_partition_that_our_login_may_not_detach_keeps_its_user(keeper: An
     said = await keeper.remove([user])
     assert gone(said) is not keeper.place.limited
     if keeper.place.limited:
-        assert error_of(said).remedy == (f'/* in database "app" */ {parts};'.replace("{n}", f"{user.number}"),)
+        assert error_of(said).remedy == (parting(parts, user.number),)
         assert user.name in await owners(keeper, user)
     await keeper.root.execute(f"DROP TABLE p_{user.number}")
 
@@ -139,3 +166,43 @@ async def test_link_between_own_tables_is_data(keeper: Any) -> None:
     )
     assert gone(await keeper.remove([user]))
     assert await owners(keeper, user) == {KEEPER}
+
+
+@pytest.mark.parametrize("code", ["contain", "drop"])
+async def test_taking_a_partition_off_runs_no_code_of_its_user(keeper: Any, code: str) -> None:
+    """A foreign key to the whole table goes before its partition is taken off: the server would look through it with our rights."""
+    user = await linking(keeper, code, REFERRED + "ALTER TABLE c_{n} OWNER TO readers")
+    said = await keeper.remove([user])
+    if code == "contain":
+        for statement in (remedy := error_of(said).remedy):
+            await keeper.root.execute(statement)
+        assert "DROP CONSTRAINT" in remedy[0]
+        said = await keeper.remove([user])
+    assert gone(said)
+    assert not await keeper.root.fetchval(f"SELECT is_called FROM ran_{user.number}")
+    assert await owners(keeper, user) == {KEEPER, "readers"}
+
+
+async def test_partition_of_a_table_that_others_refer_to_stays(keeper: Any) -> None:
+    """Where the foreign key is between others' tables it is not ours to drop: user and partition stay, and no remedy runs its code."""
+    user = await linking(
+        keeper,
+        "drop",
+        REFERRED
+        + "ALTER TABLE p_{n} OWNER TO readers; ALTER TABLE f_{n} OWNER TO readers; ALTER TYPE key_{n} OWNER TO readers;"
+        + "ALTER FUNCTION evil_{n} OWNER TO readers; ALTER SEQUENCE ran_{n} OWNER TO readers",
+    )
+    n, ran = user.number, f"SELECT is_called FROM ran_{user.number}"
+    error = error_of(await keeper.remove([user]))
+    assert error.remedy == (
+        f'/* in database "app" */ ALTER TABLE public.f_{n} DROP CONSTRAINT f_{n}_a_fkey;',
+        parting((f"public.p_{n}", f"public.c_{n}"), n),
+    )
+    with pytest.raises(asyncpg.RaiseError, match="foreign keys refer"):
+        await keeper.root.execute(error.remedy[1])
+    assert await owners(keeper, user) == {user.name, "readers"}
+    assert not await keeper.root.fetchval(ran)
+    for statement in error.remedy:
+        await keeper.root.execute(statement)
+    assert gone(await keeper.remove([user]))
+    assert not await keeper.root.fetchval(ran)
