@@ -11,7 +11,7 @@ only `EngineError` (and `asyncio.CancelledError`); texts of its errors name no s
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from msgspec import Struct, field
 
@@ -19,6 +19,7 @@ from broker.errors import EngineError
 from broker.model import Json, LeaseNumber, Terms, UserName
 from broker.secret import Secret
 
+_T = TypeVar("_T")
 PROTOCOL_VERSION = 1
 """Raised when an engine written for the former version would break. The registry refuses others."""
 
@@ -45,6 +46,11 @@ class Traits(Struct, frozen=True, kw_only=True):
     drop_ends_sessions: bool = False
     users_per_batch: int = 1
     """The most users that one call of a batch verb may carry."""
+
+    def batches(self, users: Sequence[_T]) -> list[Sequence[_T]]:
+        """`users`, or what stands for them, in such calls."""
+        size = max(1, self.users_per_batch)
+        return [users[start : start + size] for start in range(0, len(users), size)]
 
 
 class Fields(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from broker.catalog.connections import Connection
 from broker.catalog.roles import lease_path
 from broker.engines.protocol import Engine
-from broker.leases import lifecycle, logins
+from broker.leases import lifecycle, logins, stages
 from broker.leases.differences import Finding, Kind
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
@@ -109,17 +109,11 @@ def _adopted(connection: Connection, finding: Finding, now_ms: int) -> Move:
 
 def _ended(finding: Finding, lease: Lease, now_ms: int) -> Move:
     event, reason = _EVENTS.get(finding.kind, (Event.ENDED, "its user was missing"))
-    facts = replace(
-        lease.facts,
-        password=None,
-        reason=reason,
-        revoke_started_ms=now_ms,
-        disabled_ms=0,
-        dropped_ms=0,
-        failure="",
-        failing_since_ms=0,
-        remedy=(),
-    )
     return Move(
-        number=lease.number, expect=(lease.state,), to=lifecycle.target(event), due_in_ms=0, epoch=lease.epoch, facts=facts
+        number=lease.number,
+        expect=(lease.state,),
+        to=lifecycle.target(event),
+        due_in_ms=0,
+        epoch=lease.epoch,
+        facts=stages.begun_anew(lease.facts, reason, now_ms),
     )

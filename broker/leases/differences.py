@@ -193,9 +193,8 @@ class Comparison:
         return lease.state is LeaseState.ACTIVE and lifecycle.ends_ms(lease) <= self.parts.store.now_ms()
 
     async def _look_up(self, users: Sequence[User]) -> list[Standing]:
-        size = max(1, self.engine.traits.users_per_batch)
-        slices = [users[start : start + size] for start in range(0, len(users), size)]
-        return [standing for some in slices for standing in await self.engine.look_up(some)]
+        batches = self.engine.traits.batches(users)
+        return [standing for batch in batches for standing in await self.engine.look_up(batch)]
 
     async def _leases(self, numbers: Collection[LeaseNumber]) -> Mapping[LeaseNumber, Lease]:
         return {lease.number: lease for lease in await self.parts.store.leases(numbers)} if numbers else {}

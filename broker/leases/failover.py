@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from msgspec.structs import replace
 
 from broker.audit.entry import NOBODY, AuditResponse
 from broker.catalog.connections import STEPPED_BACK, Connection, replaced, superseded
@@ -217,9 +216,8 @@ class Failover:
 
     async def _look_up(self, engine: Engine, leases: Sequence[Lease]) -> dict[LeaseNumber, Standing]:
         found: dict[LeaseNumber, Standing] = {}
-        size = max(1, engine.traits.users_per_batch)
-        for start in range(0, len(leases), size):
-            users = [self.parts.markers.of(lease) for lease in leases[start : start + size]]
+        for batch in engine.traits.batches(leases):
+            users = [self.parts.markers.of(lease) for lease in batch]
             found.update((standing.number, standing) for standing in await engine.look_up(users))
         return found
 
@@ -255,17 +253,13 @@ class Failover:
         self._known[connection.number] = timeline
 
     def _ending(self, lease: Lease, event: Event, reason: str) -> Move:
-        now = self.parts.store.now_ms()
-        facts = replace(
-            lease.facts, password=None, reason=reason, revoke_started_ms=now, disabled_ms=0, dropped_ms=0, failure="", remedy=()
-        )
         return Move(
             number=lease.number,
             expect=lifecycle.expected(event) if event is Event.SEEN_AGAIN else (lease.state,),
             to=lifecycle.target(event),
             due_in_ms=0,
             epoch=lease.epoch,
-            facts=facts,
+            facts=stages.begun_anew(lease.facts, reason, self.parts.store.now_ms()),
         )
 
 

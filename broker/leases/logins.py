@@ -21,12 +21,12 @@ async def turn_on(parts: Parts, engine: Engine, numbers: Collection[LeaseNumber]
     """
     outcomes: list[Outcome] = []
     async with _held(parts, numbers) as active:
-        for batch in _batches(engine, active):
+        for batch in engine.traits.batches(active):
             outcomes += await engine.enable([extension(parts, lease) for lease in batch])
         # A revocation that had looked already who is held may have turned a login off, and ours came after that.
         done = [outcome.number for outcome in outcomes if outcome.error is None]
         ended = [lease for lease in await _read(parts, done) if lease.state is not LeaseState.ACTIVE]
-        for batch in _batches(engine, ended):
+        for batch in engine.traits.batches(ended):
             await _turn_off(parts, engine, batch)
     gone = {lease.number for lease in ended}
     return [outcome for outcome in outcomes if outcome.number not in gone]
@@ -56,7 +56,7 @@ async def prolong(parts: Parts, engine: Engine, numbers: Collection[LeaseNumber]
     """
     outcomes: list[Outcome] = []
     async with _held(parts, numbers) as active:
-        for batch in _batches(engine, active):
+        for batch in engine.traits.batches(active):
             outcomes += await engine.extend([extension(parts, lease) for lease in batch])
     return outcomes
 
@@ -77,8 +77,3 @@ async def _held(parts: Parts, numbers: Collection[LeaseNumber]) -> AsyncIterator
 
 async def _read(parts: Parts, numbers: Collection[LeaseNumber]) -> Sequence[Lease]:
     return await parts.store.leases(numbers) if numbers else ()
-
-
-def _batches(engine: Engine, leases: Sequence[Lease]) -> Sequence[Sequence[Lease]]:
-    size = max(1, engine.traits.users_per_batch)
-    return [leases[start : start + size] for start in range(0, len(leases), size)]

@@ -189,10 +189,9 @@ class Pools:
         if not earlier:
             return list(leases)
         engine = await self._parts.catalog.engine_for(connection)
-        size = max(1, engine.traits.users_per_batch)
         held: set[LeaseNumber] = set()
-        for start in range(0, len(earlier), size):
-            users = [self._parts.markers.of(lease) for lease in earlier[start : start + size]]
+        for batch in engine.traits.batches(earlier):
+            users = [self._parts.markers.of(lease) for lease in batch]
             held.update(standing.number for standing in await engine.look_up(users) if standing.can_login)
         if held:
             await self._parts.store.move([_unwanted(lease, _HELD) for lease in earlier if lease.number in held])

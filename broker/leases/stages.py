@@ -236,6 +236,21 @@ def from_the_start(lease: Lease) -> Move:
     )
 
 
+def begun_anew(facts: LeaseFacts, reason: str, now_ms: int) -> LeaseFacts:
+    """The facts of a lease whose revocation begins now; what an earlier one left in them goes."""
+    return replace(
+        facts,
+        password=None,
+        reason=reason,
+        revoke_started_ms=now_ms,
+        disabled_ms=0,
+        dropped_ms=0,
+        failure="",
+        failing_since_ms=0,
+        remedy=(),
+    )
+
+
 def reason_of(facts: LeaseFacts, now_ms: int) -> str:
     """Why a lease ends that fell due without a word: its time was over, or it was ended before."""
     return "expired" if facts.expires_ms and facts.expires_ms <= now_ms else "revoked"

@@ -13,6 +13,7 @@ from broker.engines.protocol import Health
 from broker.errors import AuditUnavailable, DatabaseUnavailable, InvalidRequest
 from broker.leases import failover
 from broker.model import LeaseState
+from broker.testing.engine import OWN
 
 LINGER_MS = 8 * 24 * 3_600_000
 """Longer than tombstones and deleted connections are kept."""
@@ -65,6 +66,27 @@ async def test_revived_user_is_revoked_again(pooled: Any, token: Any) -> None:
     reasons = [entry.get("response", {}).get("data", {}).get("reason") for entry in rig.entries()]
     assert "brought back by a failover" in reasons
     assert any(entry["request"]["operation"] == "failover" for entry in rig.entries())
+
+
+async def test_revived_user_fails_anew(pooled: Any, token: Any) -> None:
+    """A revocation that had failed before it succeeded is over: a revived user that can't be dropped fails since now."""
+    rig = pooled
+    await rig.role("owner", creation_statements=["make", OWN])
+    issued = await rig.issue(token, role="owner")
+    account = rig.server().accounts[issued.username]
+    with pytest.raises(InvalidRequest, match="owns"):
+        await rig.boot.revoker.revoke(issued.lease_id)
+    account.owns = False
+    await rig.boot.revoker.revoke(issued.lease_id)
+    assert (await rig.lease(issued.lease_id)).state is LeaseState.GONE
+    rig.clock.advance(60_000)
+    account.owns = True
+    rig.server().accounts[issued.username] = account
+    await fail_over(rig)
+    await rig.expire()
+    lease = await rig.lease(issued.lease_id)
+    assert lease.facts.failure
+    assert lease.facts.failing_since_ms >= rig.clock.now_ms()
 
 
 async def test_tombstones_of_another_setting_are_recent_all_the_same(pooled: Any, token: Any) -> None:
