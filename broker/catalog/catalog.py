@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
 from broker.api.database import ConnectionWrite, RoleWrite
 from broker.catalog import connections, roles
+from broker.catalog.cache import Cache
 from broker.catalog.connections import Connection
 from broker.catalog.engines import OpenEngines
 from broker.catalog.roles import Role
@@ -25,16 +25,6 @@ _LINGER_MS = 600_000
 """How long a deleted connection is kept at least: an issue that began before may still write a lease down, which needs it."""
 
 
-@dataclass(slots=True)
-class _Cache:
-    """What the documents say, as of `revision`. The store's `changes_since` is the truth; this only saves asking."""
-
-    revision: int
-    connections: dict[str, Connection]
-    retired: dict[ConnectionNumber, Connection]
-    roles: dict[str, Role]
-
-
 class Catalog:
     """Which connections and roles exist, and the open engine of each connection."""
 
@@ -43,8 +33,7 @@ class Catalog:
         self.registry = registry
         """Which engines are installed."""
         self._engines = engines
-        self._cache = _Cache(0, {}, {}, {})
-        self._retired_ms: dict[ConnectionNumber, int] = {}
+        self._cache = Cache()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def refresh(self) -> None:
@@ -133,10 +122,7 @@ class Catalog:
     async def purge_retired(self) -> None:
         """Erases deleted connections that no lease needs any longer, and closes engines that were replaced. Once a minute."""
         await self._engines.close_replaced()
-        before = self._store.now_ms() - _LINGER_MS
-        for connection in list(self._cache.retired.values()):
-            if self._retired_ms[connection.number] > before:
-                continue
+        for connection in self._cache.retired_until(self._store.now_ms() - _LINGER_MS):
             tally = await self._store.tally(connection.number)
             if any(count for state, count in tally.by_state.items() if state is not LeaseState.GONE):
                 continue
@@ -145,7 +131,7 @@ class Catalog:
                 await self._store.purge_document(connections.LINE, line.number)
             await self._store.purge_document(connections.KIND, connection.number)
             await self._engines.close(connection.number)
-            del self._cache.retired[connection.number], self._retired_ms[connection.number]
+            self._cache.forget_retired(connection.number)
 
     async def engine(self, number: ConnectionNumber) -> Guard:
         """The connected engine of a connection. Raises `DatabaseUnavailable`, `EngineMissing`."""
@@ -164,7 +150,7 @@ class Catalog:
     async def note_timeline(self, connection: Connection, timeline: str, addresses: Sequence[str] = ()) -> None:
         """Keeps the timeline on which the connection's leases were checked, and by which addresses its server was reached."""
         async with self._turn(connection.name):
-            current = self._by_number_or_none(connection.number)
+            current = self._cache.by_number(connection.number)
             if current is None:
                 return
             kept = replace(current, timeline=timeline, addresses=tuple(addresses))
@@ -204,6 +190,16 @@ class Catalog:
         wanted = roles.merged(self._cache.roles.get(name), name, fields)
         self.check_terms(wanted)
         return wanted
+
+    def check_terms(self, role: Role) -> list[str]:
+        """Warnings about what a role says to its engine, as far as its connection exists. Raises `InvalidRequest` naming the field."""
+        warnings = []
+        if role.credential_config.get("password_policy"):
+            warnings.append("credential_config.password_policy is kept but not used yet: passwords follow the built-in rule")
+        connection = self._cache.connections.get(role.db_name)
+        if connection is not None:
+            warnings.extend(self._engines.peek(connection).check_terms(role.terms))
+        return warnings
 
     async def write_role(self, name: str, fields: RoleWrite) -> list[str]:
         """Keeps a role, new or changed, and answers warnings. Raises `InvalidRequest` naming the field.
@@ -279,31 +275,16 @@ class Catalog:
         """Whoever changes a connection holds this from its reading to its writing."""
         return self._turns.setdefault(name, asyncio.Lock())
 
-    def check_terms(self, role: Role) -> list[str]:
-        """Warnings about what a role says to its engine, as far as its connection exists. Raises `InvalidRequest` naming the field."""
-        warnings = []
-        if role.credential_config.get("password_policy"):
-            warnings.append("credential_config.password_policy is kept but not used yet: passwords follow the built-in rule")
-        connection = self._cache.connections.get(role.db_name)
-        if connection is not None:
-            warnings.extend(self._engines.peek(connection).check_terms(role.terms))
-        return warnings
-
     async def _reset(self, connection: Connection) -> None:
         engine = await self.reopen(replace(connection, timeline=""))
         if connections.refusal(connection, await engine.health()):
             await self.note_timeline(connection, connections.STEPPED_BACK)
 
     def _by_number(self, number: ConnectionNumber) -> Connection:
-        found = self._by_number_or_none(number)
+        found = self._cache.by_number(number)
         if found is None:
             raise InvalidRequest(f"connection {number} does not exist any longer")
         return found
-
-    def _by_number_or_none(self, number: ConnectionNumber) -> Connection | None:
-        if number in self._cache.retired:
-            return self._cache.retired[number]
-        return next((each for each in self._cache.connections.values() if each.number == number), None)
 
     async def _change(self, changes: Sequence[DocumentChange]) -> Sequence[Document]:
         changed = await self._store.change_documents(changes)
@@ -312,30 +293,7 @@ class Catalog:
         return changed
 
     def _take_in(self, document: Document) -> None:
-        self._cache.revision = max(self._cache.revision, document.revision)
-        if document.kind == connections.KIND:
-            self._take_connection(connections.from_document(document))
-        elif document.kind == connections.LINE:
-            self._take_line(document)
-        elif document.kind == roles.KIND and document.deleted:
-            self._cache.roles.pop(document.name, None)
-        elif document.kind == roles.KIND:
-            self._cache.roles[document.name] = roles.from_document(document)
-
-    def _take_connection(self, connection: Connection) -> None:
-        if not connection.deleted:
-            self._cache.connections[connection.name] = connection
-            return
-        current = self._cache.connections.get(connection.name)
-        if current is not None and current.number == connection.number:
-            del self._cache.connections[connection.name]
-        self._cache.retired[connection.number] = connection
-        self._retired_ms.setdefault(connection.number, self._store.now_ms())
-
-    def _take_line(self, document: Document) -> None:
-        number = ConnectionNumber(int(document.name))
-        if number in self._cache.retired and not document.deleted:
-            self._cache.retired[number] = connections.with_line(self._cache.retired[number], document)
+        self._cache.take_in(document, self._store.now_ms())
 
 
 def _retiring(old: Connection) -> list[DocumentChange]:
