@@ -1,7 +1,7 @@
 """Numbers that grow with time, and the public texts made from them.
 
 A lease id's last part and an accessor are 24 base62 characters: a 64-bit number and a 78-bit MAC over what it stands for.
-So the store needs no index with random keys, and nobody can guess one. A token is its number and 130 random bits.
+So the store needs no index with random keys, and nobody can guess one. A token is its number and 131 random bits.
 """
 
 from __future__ import annotations
