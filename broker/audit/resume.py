@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -32,8 +33,11 @@ from broker.audit.entry import rfc3339
 from broker.errors import AuditBroken
 
 _BLOCK = 64 * 1024
+_LEASE_ID = b'"lease_id":'
 ROTATION, RECOVERY = "rotation", "recovery"
 """Types of the entries that tell what a log was found like."""
+HANDED_OUT_MAX = 1_000
+"""So many leases are named at most, the newest: enough to tell that a store lost them."""
 
 
 class Finding(StrEnum):
@@ -69,6 +73,8 @@ class Resumption:
     fragment: Fragment | None = None
     missing: tuple[int, int] | None = None
     """First and last sequence number that the log should hold and does not."""
+    handed_out: tuple[str, ...] = ()
+    """Ids of leases that were answered after the head: whoever kept the head had them on disc before, and must know them still."""
 
     @property
     def alert(self) -> bool:
@@ -104,7 +110,11 @@ def examine(log: BinaryIO, chain: Chain, head: Head | None) -> Resumption:
         return Resumption(Finding.NEW if known == GENESIS else Finding.ROTATED, known)
     begin, anchor = _anchor(log, size, known)
     walked = _walk(log, begin, chain, known)
-    fragment, terminator = _fragment(log, walked.end), _terminator(log)
+    found = _judged(walked, anchor, known, _fragment(log, walked.end), _terminator(log))
+    return replace(found, handed_out=tuple(walked.handed_out))
+
+
+def _judged(walked: _Walked, anchor: Link | None, known: Link, fragment: Fragment | None, terminator: bytes) -> Resumption:
     if anchor is not None and anchor != known and not walked.told:
         missing = (anchor.sequence + 1, known.sequence) if anchor.sequence < known.sequence else None
         finding = Finding.ALTERED if missing is None else Finding.TAIL_MISSING
@@ -143,6 +153,18 @@ def closes_off(line: bytes, fragment: bytes) -> bool:
         return False
 
 
+def _handed_out(line: bytes) -> str:
+    """The lease that an authentic line says was given to whoever asked for it, or nothing: its id begins with the path asked for."""
+    if _LEASE_ID not in line:
+        return ""
+    try:
+        entry = orjson.loads(line)
+        lease_id, asked = str(entry["response"]["secret"]["lease_id"]), entry["request"]["path"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return lease_id if lease_id.rpartition("/")[0] == asked else ""
+
+
 def _anchor(log: BinaryIO, size: int, known: Link) -> tuple[int, Link | None]:
     """The last line that is not newer than `known` (where the one after it begins, and its link), or the log's beginning."""
     if known == GENESIS:
@@ -172,6 +194,7 @@ class _Walked:
     end: int
     told: bool = False
     """The first of them is a note, so what stands before it was found at an earlier start and written down then."""
+    handed_out: deque[str] = field(default_factory=lambda: deque(maxlen=HANDED_OUT_MAX))
 
 
 def _walk(log: BinaryIO, begin: int, chain: Chain, known: Link) -> _Walked:
@@ -185,6 +208,8 @@ def _walk(log: BinaryIO, begin: int, chain: Chain, known: Link) -> _Walked:
         if link is not None:
             walked.told = walked.told or (walked.link == known and previous_named(whole) is not None)
             walked.link, walked.end = link, position
+            if lease_id := _handed_out(whole):
+                walked.handed_out.append(lease_id)
     return walked
 
 

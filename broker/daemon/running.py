@@ -15,7 +15,7 @@ import structlog
 from broker.audit.trail import Trail
 from broker.catalog.catalog import Catalog
 from broker.config import Config
-from broker.daemon import collector
+from broker.daemon import collector, older
 from broker.daemon.rooms import (
     identity_room,
     lease_room,
@@ -99,6 +99,7 @@ async def start(config: Config, seams: Seams | None = None) -> Daemon:
 async def _assemble(config: Config, seams: Seams, opened: contextlib.AsyncExitStack) -> Daemon:
     ground = await open_ground(config, seams, opened)
     trail = await open_trail(ground, opened)
+    await older.tell(ground.store, ground.ids, trail.resumption.handed_out)
     registry = Registry.installed(config.engines.allowed_distributions)
     catalog = await open_catalog(ground, registry, opened)
     leases = lease_room(ground, trail, catalog, opened)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.audit.chain import GENESIS, Chain, Link
-from broker.audit.resume import Finding, Resumption, closes_off, examine, previous_named
+from broker.audit.resume import HANDED_OUT_MAX, Finding, Resumption, closes_off, examine, previous_named
 from broker.errors import AuditBroken
 
 CHAIN = Chain(b"k" * 32)
@@ -175,3 +175,30 @@ def test_no_wreck_stops_the_chain(whole: int, cut: int, noise: bytes, head: int)
     later, link = _gone_on(content, _examined(content, known))
     assert link.sequence > known.sequence
     assert _examined(later, known).link == link
+
+
+def _answer(path: str, lease_id: str) -> bytes:
+    return orjson.dumps({"type": "response", "request": {"path": path}, "response": {"secret": {"lease_id": lease_id}}})
+
+
+def test_leases_handed_out_after_the_head_are_named() -> None:
+    """Those that were given to whoever asked for them; not what was answered before, nor a lease that was renewed or revoked."""
+    entries = [
+        _answer("database/creds/app", "database/creds/app/before"),
+        b'{"type":"request","mark":1}',
+        _answer("database/creds/app", "database/creds/app/one"),
+        _answer("sys/leases/revoke", "database/creds/app/one"),
+        b'{"type":"response","request":{"path":"x"},"response":{"secret":null},"note":"\\"lease_id\\":"}',
+        _answer("database/creds/other", "database/creds/other/two"),
+    ]
+    head, first = CHAIN.extend(GENESIS, entries[:2])
+    _, later = CHAIN.extend(head, entries[2:])
+    assert _examined(first + later, head).handed_out == ("database/creds/app/one", "database/creds/other/two")
+    assert _examined(first + later, None).handed_out[0] == "database/creds/app/before"
+
+
+def test_no_more_leases_are_named_than_show_it() -> None:
+    """The newest of them, however long the log has gone on."""
+    _, content = CHAIN.extend(GENESIS, [_answer("a", f"a/{number}") for number in range(HANDED_OUT_MAX + 5)])
+    named = _examined(content, None).handed_out
+    assert (len(named), named[0], named[-1]) == (HANDED_OUT_MAX, "a/5", f"a/{HANDED_OUT_MAX + 4}")
