@@ -41,7 +41,7 @@ def check_places(config: Config) -> None:
 
 
 def open_to_others(directory: Path) -> Iterator[tuple[Path, int]]:
-    """What in the state directory, and whether itself, others than its owner may touch, with its mode. Raises `OSError`.
+    """The state directory and what lies in it, as far as others than its owner may touch it, with the mode. Raises `OSError`.
 
     A link is looked through, since its own mode says nothing: with systemd's `DynamicUser` the state directory is one.
     """
