@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ def serve(
     address: Annotated[str | None, typer.Option(help="With --dev: where to listen, 127.0.0.1:8200 unless given.")] = None,
 ) -> None:
     """Runs the broker until SIGTERM; SIGHUP reopens the audit log."""
+    # Nothing is open yet: whoever rotates the log meanwhile needs nothing of us, and its default action would end us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if dev and config is not None:
         raise ConfigError(["--config and --dev exclude each other: --dev takes no configuration"])
     if dev:

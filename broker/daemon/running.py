@@ -142,8 +142,12 @@ async def serve(config: Config, seams: Seams | None = None, *, started: Callable
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    rotated = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, rotated.set)
     daemon = await start(config, seams)
     loop.add_signal_handler(signal.SIGHUP, daemon.trail.reopen)
+    if rotated.is_set():
+        daemon.trail.reopen()
     collector.relax()
     try:
         started(daemon)
