@@ -233,7 +233,10 @@ class Guard:
             given = {outcome.number: outcome for outcome in await run()}
             return [self._answer(verb, user, given.get(user.number), secrets) for user in users]
 
-        return await self._watch.call(verb, limit_s, answered, secrets, _verdict)
+        outcomes = await self._watch.call(verb, limit_s, answered, secrets, _verdict)
+        if _verdict(outcomes) is Verdict.UNAVAILABLE:
+            self._watch.explain(str(outcomes[0].error))
+        return outcomes
 
     def _answer(self, verb: str, user: User, outcome: Outcome | None, secrets: tuple[Secret, ...]) -> Outcome:
         if outcome is None:

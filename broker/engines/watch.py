@@ -79,6 +79,10 @@ class Watch:
             permit = self._permit()
         return await self._attempt(permit, verb, limit_s, run, secrets, verdict)
 
+    def explain(self, why: str) -> None:
+        """Says what a batch that found the database unavailable was told: it is in what is answered while the breaker is open."""
+        self._last_failure = why
+
     async def clean(self, verb: str, run: Callable[[], Awaitable[T]]) -> T:
         """What `run` answers, without limit and breaker; errors come out as clean as from `call`."""
         try:
