@@ -81,7 +81,7 @@ async def _tell(tale: type[Tale], stage: Stage, screen: Screen) -> Tale:
 async def _invite(scene: Scene, screen: Screen) -> None:
     await write_role(scene, lease_s=_KEPT_LEASE_S)
     screen.part("Yours to try, until Ctrl-C")
-    token = '-H "X-Vault-Token: $VAULT_TOKEN"'
+    token = f"-H @{scene.broker.write_token_header()}"
     for line in (
         f"export VAULT_ADDR={scene.broker.address} VAULT_TOKEN={scene.broker.root_token.reveal()}",
         f"curl {token} $VAULT_ADDR/v1/database/creds/{ROLE}",

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import urllib.request
@@ -212,6 +213,11 @@ async def test_kept_demo_answers_until_interrupted(temporary: Path) -> None:
         text += line.decode()
     found = re.search(r"VAULT_ADDR=(\S+) VAULT_TOKEN=(\S+)", text)
     assert found is not None
+    shown = [line for line in text.splitlines() if "curl" in line]
+    headers = {Path(path) for line in shown for path in re.findall(r"-H @(\S+)", line)}
+    assert len(shown) > len(headers) == 1
+    [header] = headers
+    assert (header.read_text(), stat.S_IMODE(header.stat().st_mode)) == (f"X-Vault-Token: {found[2]}\n", 0o600)
     request = urllib.request.Request(f"{found[1]}/v1/database/creds/reader", headers={"X-Vault-Token": found[2]})
     reply = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(request).read()))
     assert reply["lease_duration"] == 600

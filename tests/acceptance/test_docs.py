@@ -34,7 +34,8 @@ arguments, options = iter(sys.argv[1:]), {{}}
 headers, address, tries = {{}}, "", 1
 for argument in arguments:
     if argument == "-H":
-        name, _, value = next(arguments).partition(": ")
+        header = next(arguments)
+        name, _, value = (open(header[1:]).read().strip() if header.startswith("@") else header).partition(": ")
         headers[name] = value
     elif argument == "--retry":
         tries += int(next(arguments))
@@ -43,6 +44,7 @@ for argument in arguments:
     elif not argument.startswith("-"):
         address = argument
 data = options["-d"].encode() if "-d" in options else None
+data = sys.stdin.buffer.read() if data == b"@-" else data
 request = urllib.request.Request(address, data, headers, method=options.get("-X"))
 for left in reversed(range(tries)):
     try:
