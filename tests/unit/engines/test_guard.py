@@ -329,10 +329,12 @@ def flawed(guarded: Guarded, clock: Clock, answers: Callable[[Sequence[User]], S
 
 async def test_batch_unavailable_for_all_is_a_failure(guarded: Guarded, clock: Clock) -> None:
     """Where every user of a batch found the database unavailable, the breaker counts one failure, and goes on saying why."""
-    guard = flawed(guarded, clock, lambda users: [Outcome(each.number, DatabaseUnavailable("wrong password")) for each in users])
+    guard = flawed(
+        guarded, clock, lambda users: [Outcome(each.number, DatabaseUnavailable("wrong password")) for each in users]
+    )
     await guard.disable([user(1), user(2)])
     assert guarded.open() == 1
-    with pytest.raises(DatabaseUnavailable, match="left alone .* wrong password"):
+    with pytest.raises(DatabaseUnavailable, match=r"left alone .* wrong password"):
         await guard.disable([user(1)])
     assert guarded.count("disable", "unavailable") == 1
 
