@@ -69,7 +69,7 @@ def found(broker: BrokerProcess, *options: str) -> tuple[int, dict[str, Any]]:
 
 
 def documented(heading: str) -> list[str]:
-    """The commands of a section of the page about back-ups, without those that start and stop the broker."""
+    """The commands of a section of the page about backups, without those that start and stop the broker."""
     [section] = re.findall(rf"^## {heading}\n(.*?)^(?=## )", BACKUP.read_text(), re.MULTILINE | re.DOTALL)
     commands = re.findall(r"^\$ ((?:.*\\\n)*.*)$", section, re.MULTILINE)
     return [each for each in commands if not re.match(r"printf|broker serve|curl|kill", each)]
