@@ -9,6 +9,9 @@ from pydantic import BaseModel, BeforeValidator, Field
 from broker.api.fields import CommaList, DurationSeconds, KeyValues, LenientBool, LenientInt, ShortText, Wire, comma_list
 from broker.errors import InvalidRequest
 
+_UNASSIGNABLE = "response-wrapping"
+"""In Vault the policy of wrapping tokens alone."""
+
 
 def _policies(value: object) -> list[str]:
     """Names of policies. Where all that were sent are empty, as of a script's unset variable, that is no wish for the caller's."""
@@ -47,6 +50,8 @@ class TokenCreate(Wire):
             raise InvalidRequest("id: not supported; tokens are made by the broker")
         if self.type not in ("", "service"):
             raise InvalidRequest("type: not supported; allowed is service")
+        if any(policy.lower() == _UNASSIGNABLE for policy in self.policies):
+            raise InvalidRequest(f'cannot assign policy "{_UNASSIGNABLE}"')
         return self
 
     def warnings(self) -> list[str]:

@@ -17,7 +17,8 @@ from broker.identity.settings import TokenSettings
 from broker.ids import Numbers, PublicIds, new_token
 from broker.model import NO_TOKEN, Token, TokenFacts, TokenNumber
 from broker.secret import Secret
-from broker.store.protocol import Store, TokenEnd
+from broker.store.protocol import Store
+from broker.store.words import TokenEnd
 
 _PAGE = 1_000
 _GENERATIONS = 1_000
@@ -182,6 +183,18 @@ class Tokens:
     async def revoke_orphan(self, token: Token) -> None:
         """Ends a token and its leases; its children live on without a parent."""
         await self._end([token.number], TokenEnd.ORPHAN_CHILDREN)
+
+    async def revoke_made_at(self, prefix: str) -> None:
+        """Ends every token that was made at a path or under it, their children and all their leases; these are removed in the background.
+
+        That may be many commits. Tokens made meanwhile end too.
+        """
+        under, after = f"{prefix}/", NO_TOKEN
+        while page := await self._store.tokens(after=after, limit=_PAGE):
+            after = page[-1].number
+            made = [token.number for token in page if f"{token.facts.path}/".startswith(under)]
+            if made:
+                await self._end(made, TokenEnd.WITH_CHILDREN)
 
     async def expire(self, limit: int) -> int:
         """Ends up to `limit` tokens whose time has come, with their children; answers how many ended."""

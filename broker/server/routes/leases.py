@@ -76,18 +76,24 @@ async def revoke(call: Call) -> Reply:
 @TABLE.add("update", "sys/leases/revoke-prefix/{prefix*}", takes=PrefixRevoke, statuses=REVOKED)
 @TABLE.add("update", "sys/revoke-prefix/{prefix*}", takes=PrefixRevoke, statuses=REVOKED)
 async def revoke_prefix(call: Call) -> Reply:
-    """Ends all leases under a path."""
-    if call.decode(PrefixRevoke).sync:
-        await call.services.revoker.revoke_prefix(call.params["prefix"])
-        return Reply()
-    await call.services.revoker.start_prefix(call.params["prefix"])
-    return _ACCEPTED
+    """Ends all leases under a path, or all tokens that were made there."""
+    order, prefix = call.decode(PrefixRevoke), call.params["prefix"]
+    if _names_tokens(prefix):
+        await call.services.tokens.revoke_made_at(prefix)
+    elif order.sync:
+        await call.services.revoker.revoke_prefix(prefix)
+    else:
+        await call.services.revoker.start_prefix(prefix)
+    return Reply() if order.sync else _ACCEPTED
 
 
 @TABLE.add("update", "sys/leases/revoke-force/{prefix*}", statuses=FORCED)
 @TABLE.add("update", "sys/revoke-force/{prefix*}", statuses=FORCED)
 async def revoke_force(call: Call) -> Reply:
-    """Takes all leases under a path off the books, whatever their database says."""
+    """Takes all leases under a path off the books, whatever their database says; or ends all tokens that were made there."""
+    if _names_tokens(call.params["prefix"]):
+        await call.services.tokens.revoke_made_at(call.params["prefix"])
+        return Reply()
     return left_behind(await call.services.revoker.forget_prefix(call.params["prefix"]))
 
 
@@ -123,6 +129,11 @@ async def list_stuck(call: Call) -> Reply:
     shown = [_stuck(view) for view in stuck[:limit]]
     warnings = ["the list was cut at its limit; a greater limit, or none, shows more"] if len(stuck) > limit else []
     return Reply(data={"lease_count": len(shown), "leases": shown}, warnings=warnings)
+
+
+def _names_tokens(prefix: str) -> bool:
+    """Whether a prefix is one of tokens: to Vault they are leases of the paths that made them."""
+    return f"{prefix}/".startswith("auth/")
 
 
 def _shown(view: LeaseView) -> dict[str, object]:

@@ -96,6 +96,7 @@ async def test_lookup_of_others(broker: Any) -> None:
         ("revoke", {}, 400, "missing token ID"),
         ("revoke-accessor", {}, 400, "missing accessor"),
         ("revoke-orphan", {"token": "s.none"}, 400, "token to revoke not found"),
+        ("create", {"policies": ["app", "Response-Wrapping"]}, 400, 'cannot assign policy "response-wrapping"'),
     ],
 )
 async def test_refusals_of_tokens(broker: Any, path: str, body: dict[str, str], status: int, text: str) -> None:
@@ -151,6 +152,31 @@ async def test_leases_end_with_their_token(broker: Any, database: Any, gone: Any
     await broker("POST", f"auth/token/{how}", body, token=token if how == "revoke-self" else None)
     await gone()
     assert (await broker("GET", "auth/token/lookup-self", token=token)).status == 403
+
+
+@pytest.mark.parametrize("order", ["leases/revoke-prefix", "leases/revoke-force", "revoke-prefix", "revoke-force"])
+@pytest.mark.parametrize("prefix", ["auth/token/create", "auth/token", "auth"])
+async def test_tokens_end_by_the_path_that_made_them(broker: Any, gone: Any, order: str, prefix: str) -> None:
+    """All of them, their children and leases: to Vault they are leases, too, of `auth/token/create`."""
+    keeper = (await broker("POST", "auth/token/create-orphan", {"ttl": "1h"})).body["auth"]["client_token"]
+    made = [await broker.new_token(ttl="1h") for _ in range(2)]
+    made.append((await broker("POST", "auth/token/create", {"ttl": "30m"}, token=made[0])).body["auth"]["client_token"])
+    await broker("GET", "database/creds/app", token=made[1])
+    assert (await broker("PUT", f"sys/{order}/{prefix}")).status == 204
+    for token in made:
+        assert (await broker("GET", "auth/token/lookup-self", token=token)).status == 403
+    await gone()
+    # This one was made elsewhere, as was the root token; a wider prefix takes them all.
+    others = {(await broker("GET", "auth/token/lookup-self", token=token)).status for token in (keeper, broker.token)}
+    assert others == ({200} if prefix.startswith("auth/token/create") else {403})
+
+
+async def test_tokens_made_elsewhere_outlive_a_prefix(broker: Any) -> None:
+    """A prefix counts whole segments, and one that only looks like `auth` is one of leases."""
+    token = await broker.new_token(ttl="1h")
+    for prefix in ("auth/token/creat", "auth/token/create-orphan", "authx", "database/creds/app"):
+        assert (await broker("PUT", f"sys/leases/revoke-prefix/{prefix}", {"sync": False})).status == 202
+    assert (await broker("GET", "auth/token/lookup-self", token=token)).status == 200
 
 
 async def test_children_outlive_an_orphaning(broker: Any) -> None:
