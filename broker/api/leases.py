@@ -47,6 +47,7 @@ class StuckQuery(Wire):
     """A question about leases whose revocation has failed so far."""
 
     type: ShortText = Field("", description="Which leases: `irrevocable`.")
+    include_child_namespaces: LenientBool = Field(default=False, description="Of no effect: there are no namespaces.")
     limit: ShortText = Field("", description="The most leases to list, or `none` for all; empty takes 10000.")
 
     def listed(self) -> int | None:

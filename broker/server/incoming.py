@@ -100,7 +100,7 @@ def token_of(request: BaseRequest) -> Secret | None:
     text = request.headers.get("X-Vault-Token")
     if not text:
         bearer = request.headers.get("Authorization", "")
-        text = bearer.removeprefix("Bearer ") if bearer.startswith("Bearer ") else ""
+        text = bearer.removeprefix("Bearer ").strip() if bearer.startswith("Bearer ") else ""
     return Secret(text) if text else None
 
 

@@ -52,7 +52,5 @@ _AUDITED = {
 
 def mount_of(path: str) -> AuditMount | None:
     """The mount that a path (without `/v1/`) lies in, as the audit log names it; None when there is none."""
-    head, slash, rest = path.partition("/")
-    if head == "auth":
-        head, slash = f"auth/{rest.partition('/')[0]}", "/"
-    return _AUDITED.get(head + slash)
+    head, _, rest = path.partition("/")
+    return _AUDITED.get(f"auth/{rest.partition('/')[0]}/" if head == "auth" else f"{head}/")

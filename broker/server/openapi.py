@@ -197,7 +197,7 @@ def _statuses(route: Route) -> Sequence[int]:
     if route.gives is not None:
         return (200,)
     # A field that is not known makes a warning, and that an answer with content.
-    return (200, 204) if route.takes is not None else (204,)
+    return (200, 204)
 
 
 def _refused(route: Route) -> Sequence[int]:

@@ -138,6 +138,8 @@ class Pipeline:
         return reply.enveloped(done, request.id, request.mount)
 
     async def _done(self, route: Route, call: Call) -> Reply | Exception:
+        if route.takes is None:
+            call.take_nothing()
         try:
             if route.access is Access.ISSUE:
                 # The issuer has a limit of its own, which is no longer.

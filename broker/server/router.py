@@ -95,13 +95,21 @@ class Call(Struct, kw_only=True):
         """The same, but the body wins over the path, as Vault has it for lease ids."""
         return self._decoded(model, {**self.params, **self.data}, [])
 
+    def take_nothing(self) -> None:
+        """Warns of every field that was sent, for an operation that has none."""
+        self._warn([key for key in self.data if key not in self.params], [key for key in self.data if key in self.params])
+
     def _decoded(self, model: type[Request], fields: Mapping[str, object], replaced: Sequence[str]) -> Request:
         request = decode(model, fields)
-        if not model.keeps_unknown and (unknown := request.unknown()):
-            self.warnings.append(ignored_warning(unknown))
-        if not model.keeps_unknown and replaced:
-            self.warnings.append(replaced_warning(replaced))
+        if not model.keeps_unknown:
+            self._warn(request.unknown(), replaced)
         return request
+
+    def _warn(self, unknown: Sequence[str], replaced: Sequence[str]) -> None:
+        if unknown:
+            self.warnings.append(ignored_warning(unknown))
+        if replaced:
+            self.warnings.append(replaced_warning(replaced))
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -205,9 +213,10 @@ class Router:
             return _help(routes), params
         if route is not None:
             return route, params
-        if not routes:
-            return _NO_PATH, {}
         is_open = any(known.access is Access.OPEN for known in routes.values())
+        if not routes or (operation == "list" and not is_open):
+            # To Vault the path of a list ends in a slash. So what has none is not there, which its clients read as an empty list.
+            return _NO_PATH, {}
         return (_NO_OPERATION_OPEN if is_open else _NO_OPERATION), {}
 
     def _enter(self, route: Route) -> None:

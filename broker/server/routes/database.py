@@ -203,7 +203,7 @@ def _ask(call: Call, role: str, owner: Token) -> Ask:
             mount=_MOUNT,
             lease_id=issued.lease_id,
             data={"username": issued.username, "password": issued.password},
-            warnings=issued.warnings,
+            warnings=[*issued.warnings, *call.warnings],
         )
         return passage.response_entry(clock.now_ms(), response)
 

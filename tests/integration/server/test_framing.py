@@ -60,6 +60,10 @@ async def test_ways_to_list(broker: Any, verb: str, path: str) -> None:
     [
         ("GET", "database/roles/none", 404, []),
         ("LIST", "auth/token", 404, ["1 error occurred:\n\t* unsupported path\n\n"]),
+        ("LIST", "database/roles/app", 404, ["1 error occurred:\n\t* unsupported path\n\n"]),
+        ("GET", "database/creds/app?list=true", 404, ["1 error occurred:\n\t* unsupported path\n\n"]),
+        ("GET", "database", 404, ["1 error occurred:\n\t* unsupported path\n\n"]),
+        ("GET", "database/roles", 405, ["1 error occurred:\n\t* unsupported operation\n\n"]),
         ("GET", "database/creds/app/x", 404, ["1 error occurred:\n\t* unsupported path\n\n"]),
         ("GET", "kv/data/x", 404, ['no handler for route "kv/data/x". route entry not found.']),
         ("POST", "database/creds/app", 405, ["1 error occurred:\n\t* unsupported operation\n\n"]),
@@ -98,6 +102,23 @@ async def test_unknown_parameters_are_named(broker: Any) -> None:
     assert answer.body["warnings"] == ["Endpoint ignored these unrecognized parameters: [aaa zzz]"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "database/roles/app?zzz=1&aaa=2", None),
+        ("GET", "database/creds/app?zzz=1&aaa=2", None),
+        ("LIST", "database/roles?zzz=1&aaa=2", None),
+        ("PUT", "database/reset/pg", {"zzz": 1, "aaa": 2}),
+    ],
+)
+async def test_parameters_where_there_are_none_are_named(broker: Any, method: str, path: str, body: Any) -> None:
+    """In the answer and on record."""
+    warnings = ["Endpoint ignored these unrecognized parameters: [aaa zzz]"]
+    answer = await broker(method, path, body)
+    assert (answer.status, answer.body["warnings"]) == (200, warnings)
+    assert broker.audit()[-1]["response"]["warnings"] == warnings
+
+
 async def test_a_form_is_read(broker: Any) -> None:
     """Where the body does not look like JSON."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -131,6 +152,8 @@ async def test_bearer_tokens(broker: Any) -> None:
     """The other header works, and `X-Vault-Token` wins over it."""
     bearer = {"Authorization": f"Bearer {broker.token}"}
     assert (await broker("GET", "database/roles/app", token="", headers=bearer)).status == 200
+    spaced = {"Authorization": f"Bearer   {broker.token}"}
+    assert (await broker("GET", "database/roles/app", token="", headers=spaced)).status == 200
     assert (await broker("GET", "database/roles/app", token="wrong", headers=bearer)).status == 403
 
 

@@ -18,14 +18,14 @@ from broker.server.mounts import AUTH, SECRET, mount_of
         ("auth/approle/login", None),
         ("auth", None),
         ("auth/", None),
-        ("database", None),
+        ("database", "database/"),
         ("databasex/creds", None),
         ("", None),
         ("/database/creds", None),
     ],
 )
 def test_mount_of(path: str, point: str | None) -> None:
-    """Only what lies under a mount belongs to it."""
+    """A mount has its own path and what lies under it."""
     mount = mount_of(path)
     assert (None if mount is None else mount.point) == point
 
