@@ -12,8 +12,9 @@ from broker.ids import Numbers
 from broker.leases.users import Markers
 from broker.model import Accessor, ConnectionNumber, LeaseFacts, LeaseNumber, LeaseState, Terms, TokenNumber, UserName
 from broker.seal.keyring import Purpose
-from broker.store.protocol import Move, Reservation, Store
+from broker.store.protocol import Store
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import Move, Reservation
 
 MakeUsers = Callable[[Mapping[UserName, str]], Awaitable[Mapping[UserName, str]]]
 """Makes users of these names with these markers, and answers their identities by name."""

@@ -19,7 +19,8 @@ from broker.engines.protocol import Lack
 from broker.engines.registry import Registry
 from broker.errors import EngineError, InvalidRequest
 from broker.model import ConnectionNumber, Document, Json, LeaseState, Terms
-from broker.store.protocol import DocumentChange, Store
+from broker.store.protocol import Store
+from broker.store.words import DocumentChange
 
 _LINGER_MS = 600_000
 """How long a deleted connection is kept at least: an issue that began before may still write a lease down, which needs it."""

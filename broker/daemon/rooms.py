@@ -59,8 +59,9 @@ from broker.metrics import Metrics
 from broker.seal.keyring import Keyring, Purpose
 from broker.secret import Secret, random_bytes
 from broker.server.services import Facts, Services
-from broker.store.protocol import AuditHead, Store
+from broker.store.protocol import Store
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import AuditHead
 
 log = structlog.get_logger(__name__)
 

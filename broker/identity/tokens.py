@@ -17,7 +17,8 @@ from broker.identity.settings import TokenSettings
 from broker.ids import Numbers, PublicIds, new_token
 from broker.model import NO_TOKEN, Token, TokenFacts, TokenNumber
 from broker.secret import Secret
-from broker.store.protocol import Store, TokenEnd
+from broker.store.protocol import Store
+from broker.store.words import TokenEnd
 
 _PAGE = 1_000
 _GENERATIONS = 1_000

@@ -19,7 +19,7 @@ from broker.leases.differences import Finding, Kind
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import NO_TOKEN, Lease, LeaseFacts, LeaseNumber, LeaseState
-from broker.store.protocol import Move, Reservation
+from broker.store.words import Move, Reservation
 
 _NO_ROLE = "unknown"
 _INTENT_MS = 60_000

@@ -16,7 +16,7 @@ from broker.errors import AuditUnavailable
 from broker.leases.ttl import Ttl
 from broker.model import LeaseId, Token, TokenNumber
 from broker.secret import Secret
-from broker.store.protocol import Limits
+from broker.store.words import Limits
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from broker.leases.expire import Expirer, Outcomes
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import LeaseFacts, LeaseNumber, Terms, TokenNumber
-from broker.store.protocol import Move, Reservation
+from broker.store.words import Move, Reservation
 
 _LIFETIME_MS = 60_000
 _GONE_WITHIN_S = 20.0

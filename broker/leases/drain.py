@@ -18,7 +18,7 @@ from broker.leases import lifecycle
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, Document, LeaseNumber, LeaseState
-from broker.store.protocol import DocumentChange, Move
+from broker.store.words import DocumentChange, Move
 
 KIND = "drain"
 _PAGE = 500

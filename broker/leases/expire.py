@@ -22,7 +22,7 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.witness import Witness
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
-from broker.store.protocol import Move, Step
+from broker.store.words import Move, Step
 
 _HELD_AGAIN_MS = 500
 _CLAIM_MS = 60_000

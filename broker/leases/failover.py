@@ -22,7 +22,7 @@ from broker.leases import lifecycle, logins, records, stages
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
-from broker.store.protocol import Move
+from broker.store.words import Move
 
 _PAGE = 256
 _POLL_S = 0.05

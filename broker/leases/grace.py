@@ -16,7 +16,7 @@ from broker.leases import lifecycle, stages
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import Lease, LeaseState, Stage
-from broker.store.protocol import Move
+from broker.store.words import Move
 
 
 def owed(lease: Lease, now_ms: int) -> bool:

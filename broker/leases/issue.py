@@ -37,7 +37,7 @@ from broker.leases.ttl import Bounds, Ttl, jittered, resolve
 from broker.leases.turns import Turns
 from broker.model import Lease, LeaseFacts, LeaseNumber
 from broker.secret import Secret
-from broker.store.protocol import Handout, Limits, Move, Refusal, Reservation
+from broker.store.words import Handout, Limits, Move, Refusal, Reservation
 
 __all__ = ["Ask", "Issued", "Issuer"]
 

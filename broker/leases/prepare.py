@@ -24,7 +24,7 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.recipe import recipe
 from broker.model import NO_TOKEN, ConnectionNumber, Lease, LeaseFacts, LeaseNumber, LeaseState
-from broker.store.protocol import Move, Reservation
+from broker.store.words import Move, Reservation
 
 _WINDOW = 512
 _PREPARED_DUE_MS = 100 * 365 * 86_400_000

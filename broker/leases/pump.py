@@ -24,7 +24,7 @@ from broker.leases.ask import RequestRecord, beside_record, on_record
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, LeaseNumber
-from broker.store.protocol import Handout, Move, Refusal
+from broker.store.words import Handout, Move, Refusal
 
 _BATCH = 64
 _IN_FLIGHT = 2

@@ -17,7 +17,7 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.pump import Enabled, Pump
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
-from broker.store.protocol import Move
+from broker.store.words import Move
 
 _PAGE = 256
 

@@ -17,7 +17,7 @@ from broker.leases.parts import Parts
 from broker.leases.ttl import jittered, resolve
 from broker.leases.turns import Turns
 from broker.model import NO_TOKEN, Lease, LeaseNumber, LeaseState
-from broker.store.protocol import Move
+from broker.store.words import Move
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

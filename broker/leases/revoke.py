@@ -16,7 +16,7 @@ from broker.leases.expire import Expirer, Outcomes
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, Stage
-from broker.store.protocol import Move
+from broker.store.words import Move
 
 _PAGE = 1_000
 _HELD = (LeaseState.PREPARED, LeaseState.ACTIVE, LeaseState.GRACE, LeaseState.STUCK, LeaseState.REVOKING)

@@ -21,7 +21,7 @@ from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.model import Lease, LeaseFacts, LeaseNumber, LeaseState, Stage
 from broker.secret import random_below
-from broker.store.protocol import Move, Step
+from broker.store.words import Move, Step
 
 HOLD_MS = 900_000
 """How long a claim of due work holds: longer than one stage may take, and most often than all of them together."""

@@ -12,10 +12,10 @@ from broker.clock import SystemClock
 from broker.errors import StoreDamaged, StoreUnavailable
 from broker.model import LeaseFacts, LeaseNumber, LeaseState, TokenNumber
 from broker.secret import Secret
-from broker.store.protocol import AuditHead
 from broker.store.sqlite import schema
 from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import AuditHead
 
 MASTER_KEY = bytes(range(32))
 DUMPS = sorted(Path(__file__).parent.glob("store_v*.sql"))

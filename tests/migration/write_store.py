@@ -27,9 +27,9 @@ from broker.model import (
     UserName,
 )
 from broker.secret import Secret
-from broker.store.protocol import AuditHead, Handout, Move, Reservation
 from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import AuditHead, Handout, Move, Reservation
 
 MASTER_KEY = bytes(range(32))
 NOW_MS = 1_800_000_000_000

@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 
 from broker.model import Document
-from broker.store.protocol import DocumentChange
 from broker.store.sqlite.cipher import Cipher, DocumentRow
 from broker.store.sqlite.queries import SQL
+from broker.store.words import DocumentChange
 
 
 def put_document(db: sqlite3.Connection, _now_ms: int, cipher: Cipher, kind: str, name: str, body: bytes) -> Document:

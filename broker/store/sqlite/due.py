@@ -14,10 +14,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState
-from broker.store.protocol import Backlog
 from broker.store.sqlite.cipher import Cipher, LeaseRow
 from broker.store.sqlite.intents import as_json
 from broker.store.sqlite.queries import SQL
+from broker.store.words import Backlog
 
 _ENDING = (LeaseState.ACTIVE, LeaseState.GRACE, LeaseState.REVOKING, LeaseState.RESERVED, LeaseState.PREPARING)
 """States of leases whose end, when it has come, is waited for; stuck ones wait for somebody."""

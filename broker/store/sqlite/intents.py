@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from broker.model import NO_TOKEN
-from broker.store.protocol import Handout, Refusal, Reservation
 from broker.store.sqlite.cipher import Cipher, Place
 from broker.store.sqlite.queries import SQL
+from broker.store.words import Handout, Refusal, Reservation
 
 
 def reserve(

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from broker.model import ConnectionNumber, Lease, LeaseNumber, LeaseState, TokenNumber
-from broker.store.protocol import CrowdedTokens, Tally
 from broker.store.sqlite.cipher import Cipher, LeaseRow
 from broker.store.sqlite.due import Which, numbers_in
 from broker.store.sqlite.intents import as_json
 from broker.store.sqlite.queries import SQL
+from broker.store.words import CrowdedTokens, Tally
 
 _COMMON_STATES = frozenset({LeaseState.ACTIVE, LeaseState.GONE})
 """Most rows are in these; so lists by number go through the table instead of gathering a whole run of an index."""

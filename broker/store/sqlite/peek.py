@@ -8,10 +8,10 @@ from pathlib import Path
 
 from broker.errors import StoreUnavailable
 from broker.seal.keyring import Keyring
-from broker.store.protocol import AuditHead
 from broker.store.sqlite.connection import open_for_reading, translated
 from broker.store.sqlite.files import DATABASE
 from broker.store.sqlite.vitals import Vitals
+from broker.store.words import AuditHead
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,14 @@ from broker.model import (
     TokenNumber,
 )
 from broker.seal.keyring import Keyring
-from broker.store.protocol import (
+from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
+from broker.store.sqlite.cipher import LeaseRow, TokenRow
+from broker.store.sqlite.due import Which
+from broker.store.sqlite.opening import Opened, open_directory
+from broker.store.sqlite.queries import SQL
+from broker.store.sqlite.reader import Reader
+from broker.store.sqlite.writer import Writer
+from broker.store.words import (
     AuditHead,
     Backlog,
     CrowdedTokens,
@@ -38,13 +45,6 @@ from broker.store.protocol import (
     TokenEnd,
     TokenRenewal,
 )
-from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
-from broker.store.sqlite.cipher import LeaseRow, TokenRow
-from broker.store.sqlite.due import Which
-from broker.store.sqlite.opening import Opened, open_directory
-from broker.store.sqlite.queries import SQL
-from broker.store.sqlite.reader import Reader
-from broker.store.sqlite.writer import Writer
 
 _ROWS_PER_COMMIT = 500
 """Changes without a known number of rows are made in commits of so many, that others' writes go between."""

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from broker.errors import SealBroken
 from broker.model import NO_TOKEN, Token, TokenFacts, TokenNumber
-from broker.store.protocol import TokenEnd, TokenRenewal
 from broker.store.sqlite.cipher import Cipher, TokenRow
 from broker.store.sqlite.intents import as_json
 from broker.store.sqlite.queries import SQL
+from broker.store.words import TokenEnd, TokenRenewal
 
 _log = structlog.get_logger(__name__)
 

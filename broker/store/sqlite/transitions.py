@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from broker.model import LeaseNumber, LeaseState
-from broker.store.protocol import Move, Step
 from broker.store.sqlite.cipher import Cipher, Place
 from broker.store.sqlite.intents import as_json, know_paths, places_of
 from broker.store.sqlite.queries import SQL
+from broker.store.words import Move, Step
 
 _STATEMENTS = {
     LeaseState.RESERVED: "move_on",

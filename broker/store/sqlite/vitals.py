@@ -17,9 +17,9 @@ from typing import NamedTuple
 from broker.errors import StoreDamaged
 from broker.seal.keyring import Keyring
 from broker.secret import random_text
-from broker.store.protocol import AuditHead
 from broker.store.sqlite.cipher import Cipher
 from broker.store.sqlite.queries import SQL
+from broker.store.words import AuditHead
 
 _CLOCK_EVERY_MS = 1_000
 _BROKER_ID_CHARS = 8

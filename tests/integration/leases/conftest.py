@@ -50,8 +50,8 @@ from broker.leases.witness import Witness
 from broker.metrics import Metrics
 from broker.model import NO_TOKEN, Accessor, Lease, LeaseNumber, LeaseState, Token, TokenFacts, TokenNumber
 from broker.seal.keyring import Purpose
-from broker.store.protocol import AuditHead
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import AuditHead
 from broker.testing.clock import ManualClock
 from broker.testing.engine import MemoryEngine, MemoryPlugin, MemoryServer
 

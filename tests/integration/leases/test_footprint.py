@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from broker.model import Lease, LeaseFacts, LeaseState
-from broker.store.protocol import TokenEnd
 from broker.store.sqlite.cipher import Cipher, LeaseRow
+from broker.store.words import TokenEnd
 
 
 def _about(role: str) -> int:

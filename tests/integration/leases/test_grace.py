@@ -17,7 +17,7 @@ from broker.leases.differences import Comparison
 from broker.leases.drain import Drainer
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState, Stage
-from broker.store.protocol import TokenEnd
+from broker.store.words import TokenEnd
 from broker.testing.engine import MemoryEngine
 
 HOUR_MS = 3_600_000

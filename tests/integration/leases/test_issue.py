@@ -24,7 +24,7 @@ from broker.errors import (
 from broker.leases import pump
 from broker.leases.settings import LeaseSettings
 from broker.model import LeaseState, Stage
-from broker.store.protocol import TokenEnd
+from broker.store.words import TokenEnd
 from broker.testing.engine import FAIL
 
 

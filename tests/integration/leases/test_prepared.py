@@ -18,7 +18,7 @@ from broker.errors import (
 )
 from broker.leases import pump
 from broker.model import LeaseState
-from broker.store.protocol import TokenEnd
+from broker.store.words import TokenEnd
 from broker.testing.broker import until
 from broker.testing.engine import FAIL
 

@@ -13,7 +13,7 @@ from broker.leases.amend import Scope
 from broker.leases.reconcile import Reconciler
 from broker.leases.sweep import Sweeper
 from broker.model import LeaseNumber, LeaseState, Stage
-from broker.store.protocol import Move
+from broker.store.words import Move
 
 NOTHING, SAFE, ALL = Scope.NOTHING, Scope.SAFE, Scope.ALL
 

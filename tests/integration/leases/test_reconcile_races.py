@@ -28,7 +28,7 @@ from broker.leases.report import Run
 from broker.leases.settings import LeaseSettings
 from broker.leases.sweep import Sweeper
 from broker.model import LeaseNumber, LeaseState
-from broker.store.protocol import TokenEnd
+from broker.store.words import TokenEnd
 
 ROUNDS, MANY_CALLS = 20, 3
 LONGEST_RUN, LONGEST_ACT = 50, 14

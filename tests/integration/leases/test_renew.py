@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import DatabaseUnavailable, InvalidRequest
 from broker.model import LeaseState
-from broker.store.protocol import TokenEnd
+from broker.store.words import TokenEnd
 
 
 @pytest.fixture

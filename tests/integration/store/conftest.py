@@ -29,8 +29,9 @@ from broker.model import (
     UserName,
 )
 from broker.secret import Secret
-from broker.store.protocol import Handout, Move, Reservation, Store
+from broker.store.protocol import Store
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import Handout, Move, Reservation
 
 MASTER_KEY = bytes(range(32))
 PATH = "database/creds/app"

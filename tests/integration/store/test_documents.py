@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.store.protocol import AuditHead, DocumentChange
+from broker.store.words import AuditHead, DocumentChange
 
 
 async def test_document_keeps_its_number_through_updates(book: Any) -> None:

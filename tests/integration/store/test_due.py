@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from broker.model import LeaseState, Stage
 from broker.secret import Secret
-from broker.store.protocol import Backlog, Step
+from broker.store.words import Backlog, Step
 
 HOUR_MS = 3_600_000
 PATH = "database/creds/app"

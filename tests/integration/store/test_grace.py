@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.model import LeaseNumber, LeaseState, Stage, TokenNumber
-from broker.store.protocol import Backlog, Limits, Refusal, TokenEnd
+from broker.store.words import Backlog, Limits, Refusal, TokenEnd
 
 HOUR_MS = 3_600_000
 PATH = "database/creds/app"

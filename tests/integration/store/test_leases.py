@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from broker.model import NO_TOKEN, ConnectionNumber, LeaseNumber, LeaseState, Stage, TokenNumber
 from broker.secret import Secret
-from broker.store.protocol import Limits, Move, Refusal, TokenEnd
+from broker.store.words import Limits, Move, Refusal, TokenEnd
 
 HOUR_MS = 3_600_000
 PATH = "database/creds/app"

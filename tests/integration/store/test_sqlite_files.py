@@ -21,10 +21,10 @@ from broker.model import LeaseNumber, LeaseState, TokenNumber
 from broker.seal import keyring as keyring_module
 from broker.seal.keyring import Purpose
 from broker.secret import Secret
-from broker.store.protocol import AuditHead, Backlog
 from broker.store.sqlite import opening
 from broker.store.sqlite.peek import exists, peek
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import AuditHead, Backlog
 
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 PLANTED = [b"planted", b"database/creds", b"creds/app", b"CREATE ROLE", b"owned_objects"]

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.model import LeaseState
-from broker.store.protocol import Limits, Move, TokenEnd
 from broker.store.sqlite.due import Which, backlog, due_count, next_due_ms
 from broker.store.sqlite.lists import tally
 from broker.store.sqlite.queries import SQL
 from broker.store.sqlite.schema import migrations
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import Limits, Move, TokenEnd
 
 READS_THROUGH = {
     "crowded_paths": "path",

@@ -16,10 +16,10 @@ import pytest
 
 from broker.errors import OutcomeUnknown, StateConflict, StoreUnavailable
 from broker.model import LeaseNumber, LeaseState
-from broker.store.protocol import AuditHead, TokenEnd
 from broker.store.sqlite import writer as writer_module
 from broker.store.sqlite.connection import commit_error
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import AuditHead, TokenEnd
 
 WRITING_PROCESS = """
 import asyncio, itertools, pathlib, resource, sys
@@ -27,8 +27,8 @@ from broker.clock import SystemClock
 from broker.errors import StoreUnavailable
 from broker.ids import Numbers
 from broker.model import *
-from broker.store.protocol import *
 from broker.store.sqlite.store import SqliteStore
+from broker.store.words import *
 
 async def main(directory, file_limit):
     store = await SqliteStore.open(pathlib.Path(directory), bytes(range(32)), SystemClock())

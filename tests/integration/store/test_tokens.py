@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.model import NO_TOKEN, Accessor, LeaseState, Stage, Token, TokenFacts, TokenNumber
-from broker.store.protocol import CrowdedTokens, TokenEnd
+from broker.store.words import CrowdedTokens, TokenEnd
 
 HOUR_MS = 3_600_000
 FACTS = TokenFacts(accessor=Accessor("a"), policies=("root",), display_name="root", path="auth/token/root")
