@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from broker.catalog.connections import Connection
 from broker.clock import stopwatch_s
 from broker.engines.protocol import Engine
-from broker.errors import BrokerError, DatabaseUnavailable, Unavailable
+from broker.errors import BrokerError, DatabaseUnavailable, OutcomeUnknown, StoreUnavailable, Unavailable
 from broker.leases import grace, lifecycle, stages
+from broker.leases.contain import Containment
 from broker.leases.lifecycle import Event
 from broker.leases.parts import Parts
 from broker.leases.witness import Witness
@@ -82,6 +83,7 @@ class Expirer:
     def __init__(self, parts: Parts, witness: Witness) -> None:
         self._parts = parts
         self._witness = witness
+        self._containment = Containment(parts, witness)
         self._drains: dict[ConnectionNumber, asyncio.Task[None]] = {}
         self._asked_again: set[ConnectionNumber] = set()
         """Connections that were to be drained while they were: something may have fallen due behind their last look."""
@@ -150,9 +152,19 @@ class Expirer:
         except Unavailable as error:
             self._rest(connection, error.retry_after_s * 1_000, error)
             log.warning("expiry waits", connection=connection.name, error=str(error))
+            if isinstance(error, StoreUnavailable | OutcomeUnknown):
+                await self._contain(connection)
         except BrokerError as error:
             self._rest(connection, _ENGINE_AGAIN_MS, error)
             log.exception("expiry failed", connection=connection.name, error=str(error))
+
+    async def _contain(self, connection: Connection) -> None:
+        """Access is taken away all the same."""
+        try:
+            engine = await self._parts.catalog.engine_for(connection)
+            await self._containment.run(connection, engine, await self._still_claimed(connection))
+        except BrokerError as error:
+            log.warning("what is due could not be contained", connection=connection.name, error=str(error))
 
     async def _work_off(self, connection: Connection) -> None:
         while await self._one_batch(connection):
@@ -164,6 +176,7 @@ class Expirer:
         leases = await parts.store.claim_due(
             _DUE_STATES, limit=parts.settings.revocation_batch, hold_ms=_CLAIM_MS, connection=connection.number
         )
+        self._containment.over(connection.number)
         if not leases:
             return False
         claimed = self._claimed.setdefault(connection.number, {})
@@ -228,16 +241,20 @@ class Expirer:
 
     async def _give_back(self, connection: Connection) -> None:
         """Makes due at once what is still claimed by a drain that was cut short."""
+        held = await self._still_claimed(connection)
         claimed = self._claimed.pop(connection.number, {})
-        found = [(lease, await self._parts.store.lease(lease.number)) for lease in claimed.values()]
-        held = [
-            now for lease, now in found if now is not None and now.epoch == lease.epoch and now.state is not LeaseState.GONE
-        ]
         try:
             await self._postpone(held, 0)
         except Unavailable:
             self._claimed[connection.number] = claimed
             raise
+
+    async def _still_claimed(self, connection: Connection) -> list[Lease]:
+        claimed = self._claimed.get(connection.number, {})
+        found = [(lease, await self._parts.store.lease(lease.number)) for lease in list(claimed.values())]
+        return [
+            now for lease, now in found if now is not None and now.epoch == lease.epoch and now.state is not LeaseState.GONE
+        ]
 
     async def _ready(self, connection: Connection, engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
         """All but those whom a call is giving a login, or about whom the clocks disagree: these are put off."""
@@ -245,7 +262,7 @@ class Expirer:
         await self._postpone(held, _HELD_AGAIN_MS)
         ready = [lease for lease in leases if lease.number not in self._parts.holds.logins]
         fallen = [lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)]
-        if fallen and self._needs_witness(connection, len(fallen)):
+        if fallen and self._witness.needed(connection, len(fallen)):
             wait_ms = await self._witness.wait_ms(connection, engine)
             if wait_ms:
                 await self._postpone(fallen, wait_ms)
@@ -257,11 +274,6 @@ class Expirer:
         ended = await self._end([lease for lease in ready if lease.state in lifecycle.expected(Event.ENDED)])
         going = [lease for lease in ready if lease.number in ended or lease.state not in lifecycle.expected(Event.ENDED)]
         return [replace(lease, stage=Stage.NONE) if lease.state is LeaseState.GRACE else lease for lease in going]
-
-    def _needs_witness(self, connection: Connection, count: int) -> bool:
-        """Whether so many at once are odd; a full batch counts as many, however small it is, and so does one more after a doubt."""
-        settings = self._parts.settings
-        return count >= min(settings.mass_expiry, settings.revocation_batch) or connection.number in self._witness.in_doubt
 
     async def _end(self, leases: Sequence[Lease]) -> frozenset[LeaseNumber]:
         by_epoch: dict[int, list[LeaseNumber]] = {}

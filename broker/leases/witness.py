@@ -44,6 +44,15 @@ class Witness:
     """Connections whose expiry was told to wait last: there even a single lease waits for a better answer."""
     _told: set[tuple[ConnectionNumber, str]] = field(default_factory=set)
 
+    @property
+    def many(self) -> int:
+        """From how many leases at once on it is odd; a full batch is many, however small it is."""
+        return min(self.parts.settings.mass_expiry, self.parts.settings.revocation_batch)
+
+    def needed(self, connection: Connection, count: int) -> bool:
+        """Whether so many may not end before the database was asked; one more after a doubt may not, either."""
+        return count >= self.many or connection.number in self.in_doubt
+
     async def wait_ms(self, connection: Connection, engine: Engine) -> int:
         """How long a mass expiry on this connection must wait before asking again; 0: go on."""
         wait_ms = await self._wait_ms(connection, engine)

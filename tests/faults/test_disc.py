@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.testing.broker import CREATE_USER, BrokerFailed, BrokerProcess, connection_to, until
-from broker.testing.database import Database
+from broker.testing.database import ENDED, Database
 from broker.testing.postgresql import PostgresServer
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -63,7 +63,7 @@ async def set_up(broker: BrokerProcess, server: PostgresServer) -> None:
 async def test_full_disc_refuses_and_recovers(
     small_disc: SmallDisc, tmp_path: Path, postgresql_18: PostgresServer, cli: Cli, what: str
 ) -> None:
-    """While the disc is full, leases are refused with 503 and no user is left; with space all goes on, the audit log whole."""
+    """While the disc is full, leases are refused with 503 and sessions end in time; with space all goes on, the audit log whole."""
     (tmp_path / "large").mkdir(mode=0o700)
     state = {True: small_disc.directory, False: tmp_path / "large"}
     content = (
@@ -77,6 +77,7 @@ async def test_full_disc_refuses_and_recovers(
         broker_id = (await broker.request("GET", "sys/health")).body["cluster_id"]
         before = (await broker.request("GET", "database/creds/app")).body
         expiring = (await broker.request("GET", "database/creds/brief")).body
+        session = await database.log_in(expiring["data"])
         small_disc.fill()
         answers = []
 
@@ -97,7 +98,14 @@ async def test_full_disc_refuses_and_recovers(
         async def login_ended() -> bool:
             return not await database.lets_in(expiring["data"])
 
+        async def session_ended() -> bool:
+            try:
+                return not await session.fetchval("SELECT true")
+            except ENDED:
+                return True
+
         await until(login_ended)
+        await until(session_ended)
         small_disc.free()
 
         async def goes_on() -> bool:
