@@ -44,6 +44,7 @@ from broker_postgresql import (
     sweep,
     terms,
 )
+from broker_postgresql.apart import apart
 from broker_postgresql.connector import Connector
 from broker_postgresql.creators import Creators
 from broker_postgresql.fullness import full_lists
@@ -181,30 +182,30 @@ class Engine:
 
     async def disable(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.disable`."""
-        outcomes = await self._stage(users, self._disable)
+        outcomes = await self._each(users, self._disable)
         blocked = [user for user, outcome in zip(users, outcomes, strict=True) if outcome.error]
         if not blocked:
             return outcomes
         if not await prepared.clear_the_way(self._lanes.revoking, blocked):
             return outcomes
-        again = {outcome.number: outcome for outcome in await self._stage(blocked, self._disable)}
+        again = {outcome.number: outcome for outcome in await self._each(blocked, self._disable)}
         return [again.get(outcome.number, outcome) for outcome in outcomes]
 
     async def end_sessions(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.end_sessions`."""
-        ended = await self._stage(users, partial(revoke.end_sessions, hidden=self._hidden))
+        ended = await self._each(users, partial(revoke.end_sessions, hidden=self._hidden))
         return await self._standbys.follow(users, ended)
 
     async def release(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.release`."""
-        return await ownership.release(self._lanes.revoking, users)
+        return await apart(self._lanes.revoking, users, partial(ownership.release, self._lanes.revoking))
 
     async def drop(self, users: Sequence[User]) -> Sequence[Outcome]:
         """See `Engine.drop`."""
         # A user that a late statement makes after this is found by the proof, and the whole revocation begins again.
         with contextlib.suppress(UserRemains):
             await self._lanes.late.settle(self._lanes.revoking.session, self._origin)
-        outcomes = await self._stage(users, self._drop)
+        outcomes = await self._each(users, self._drop)
         self._lanes.late.dropped(outcome.number for outcome in outcomes if outcome.error is None)
         return outcomes
 
@@ -212,7 +213,7 @@ class Engine:
         """See `Engine.prove_absent`."""
         # What still runs of earlier calls could make a user after its absence was proved.
         await self._lanes.late.settle(self._lanes.revoking.session, self._origin)
-        return await self._standbys.follow(users, await self._stage(users, revoke.prove_absent))
+        return await self._standbys.follow(users, await self._each(users, revoke.prove_absent))
 
     async def preflight(self, terms_: Sequence[Terms]) -> Sequence[Lack]:
         """See `Engine.preflight`."""
@@ -271,6 +272,11 @@ class Engine:
             if len(rows) < _PAGE:
                 return
             last = rows[-1]["oid"]
+
+    async def _each(
+        self, users: Sequence[User], stage: Callable[[Session, Sequence[User]], Awaitable[list[Outcome]]]
+    ) -> list[Outcome]:
+        return await apart(self._lanes.revoking, users, lambda some: self._stage(some, stage))
 
     async def _stage(self, users: Sequence[User], stage: Callable[[Session, Sequence[User]], Awaitable[T]]) -> T:
         async with self._lanes.revoking.session() as session:

@@ -15,7 +15,13 @@ _SPOILING = ("08", "25006", "25P03", "25P04", "57P")
 LOCK_TIMEOUT = "55P03"
 _TRANSIENT = frozenset({"XX000", "40P01", "40001", LOCK_TIMEOUT, "55006", "23505"})
 """Tuple concurrently updated, deadlock, serialization, lock timeout, in use; unique violations inside a catalogue."""
+_NO_TEXT = ("22021", "22P05")
+"""What the server holds is no text in its encoding, or has no equivalent in ours."""
 _RETRY_AFTER_S = {"57P03": 1, "53300": 2}
+
+
+class Unreadable(EngineError):
+    """a name on the server can't be read; only by asking about one user at a time it shows whose it is."""
 
 
 def is_transient(sqlstate: str | None) -> bool:
@@ -38,7 +44,8 @@ def translated(error: BaseException, where: str) -> EngineError:
         text = f"{where}: {first_line(error)}"
         if (error.sqlstate or "").startswith(_UNAVAILABLE):
             return DatabaseUnavailable(text, retry_after_s=_RETRY_AFTER_S.get(error.sqlstate or "", 1))
-        return EngineError(f"{text} (SQLSTATE {error.sqlstate})")
+        told = Unreadable if error.sqlstate in _NO_TEXT else EngineError
+        return told(f"{text} (SQLSTATE {error.sqlstate})")
     if isinstance(error, asyncio.TimeoutError):
         return DatabaseUnavailable(f"{where}: no answer in time")
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):

@@ -7,7 +7,7 @@ import asyncpg
 from broker_postgresql.failures import LOCK_TIMEOUT
 from broker_postgresql.identity import Present
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import comment, identifier, literal
+from broker_postgresql.quoting import comment, identifier, octets
 from broker_postgresql.session import Session
 
 _LAST_RESORT = "where this has no effect, only a restart of the server ends it"
@@ -34,10 +34,10 @@ def _by_hand(row: asyncpg.Record) -> str:
     return f"{comment(whose)} SELECT pg_catalog.pg_terminate_backend({row['pid']});"
 
 
-def rolled_back(gid: str, database: str, owner: str = "") -> str:
+def rolled_back(gid: bytes, database: str, owner: str = "") -> str:
     """The statement that ends a prepared transaction, with where it is to be run."""
     about = f"{_where(database)}, of {owner}" if owner else _where(database)
-    return f"{comment(about)} ROLLBACK PREPARED {literal(gid)};"
+    return f"{comment(about)} ROLLBACK PREPARED {octets(gid)};"
 
 
 def _where(database: str) -> str:

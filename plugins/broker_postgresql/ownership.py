@@ -18,7 +18,7 @@ from broker_postgresql.batch import Patience, attempt, from_anywhere, in_halves,
 from broker_postgresql.bulk import Pace
 from broker_postgresql.creation import filled
 from broker_postgresql.dependencies import Dependency
-from broker_postgresql.failures import first_line
+from broker_postgresql.failures import Unreadable, first_line
 from broker_postgresql.identity import Present, Results, ours, with_makers
 from broker_postgresql.issue import lacks_rights
 from broker_postgresql.lanes import Lane
@@ -156,6 +156,8 @@ class _Work:
             async with self._lane.visit(database) as session:
                 await self._free(session, some)
         except EngineError as error:
+            if isinstance(error, Unreadable) and len(some) > 1:
+                raise
             # Not taken for an unavailable server: whoever has nothing in that one database goes on.
             key = await doors.key(self._lane, database)
             for one in some:

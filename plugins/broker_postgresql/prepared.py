@@ -16,7 +16,7 @@ from broker_postgresql.lanes import Lane
 from broker_postgresql.membership import join
 from broker_postgresql.obstacles import rolled_back
 from broker_postgresql.queries import QUERIES
-from broker_postgresql.quoting import identifier, literal
+from broker_postgresql.quoting import identifier, octets
 from broker_postgresql.session import Session
 
 
@@ -25,7 +25,7 @@ class Transaction:
     """One that waits to be finished, from its own database only."""
 
     one: Present
-    gid: str
+    gid: bytes
     database: str
 
 
@@ -77,7 +77,7 @@ async def _visit(lane: Lane, database: str, transactions: Sequence[Transaction],
 
 
 async def _roll_back_one(session: Session, transaction: Transaction, results: Results) -> None:
-    statement = f"ROLLBACK PREPARED {literal(transaction.gid)}"
+    statement = f"ROLLBACK PREPARED {octets(transaction.gid)}"
     try:
         # It runs outside of transactions only, so the role is set and reset around it; the visit ends here either way.
         if not session.greeting.superuser:

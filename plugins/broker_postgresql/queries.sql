@@ -111,20 +111,22 @@ WHERE a.application_name LIKE $1 AND a.application_name <> $2 AND a.pid <> pg_ba
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND usesysid = $2
 
 -- :name prepared_transactions
--- $1 names
-SELECT gid, database::text AS database, owner::text AS owner FROM pg_prepared_xacts WHERE owner = ANY ($1::name[])
+-- $1 names. A gid is any bytes: whoever prepares it in a database of another encoding gives it one that is no text here.
+SELECT decode(replace(gid, '\', '\\'), 'escape') AS gid, database::text AS database, owner::text AS owner
+FROM pg_prepared_xacts WHERE owner = ANY ($1::name[])
 
 -- :name holders_of_roles
 -- Prepared transactions that changed one of these roles ($1 OIDs) and so keep it locked, whoever they belong to by now. Only a
 -- superuser may read pg_authid.
-SELECT a.oid, p.gid, p.database::text AS database
+SELECT a.oid, decode(replace(p.gid, '\', '\\'), 'escape') AS gid, p.database::text AS database
 FROM pg_authid a JOIN pg_prepared_xacts p ON p.transaction = a.xmax
 WHERE a.oid = ANY ($1::oid[])
 
 -- :name obstacles
 -- Transactions, prepared or open, that hold locks on a role ($1, OID), or on relations that it owns in this database. A change of its row
 -- shows as a lock on all roles, which others take all the time: of open ones only the user's own count then.
-SELECT DISTINCT p.gid, a.pid, coalesce(p.database, a.datname)::text AS database, coalesce(p.owner, a.usename)::text AS owner
+SELECT DISTINCT decode(replace(p.gid, '\', '\\'), 'escape') AS gid, a.pid,
+       coalesce(p.database, a.datname)::text AS database, coalesce(p.owner, a.usename)::text AS owner
 FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid'
@@ -144,11 +146,11 @@ WITH own AS MATERIALIZED (
 ), others AS MATERIALIZED (
   SELECT DISTINCT unnest(pg_blocking_pids(pid)) AS pid FROM own
 )
-SELECT NULL::text AS gid, a.pid, a.datname::text AS database, a.usename::text AS owner, own.pid IS NOT NULL AS own
+SELECT NULL::bytea AS gid, a.pid, a.datname::text AS database, a.usename::text AS owner, own.pid IS NOT NULL AS own
 FROM pg_stat_activity a LEFT JOIN own ON own.pid = a.pid
 WHERE a.pid IN (SELECT pid FROM own UNION SELECT pid FROM others)
 UNION ALL
-SELECT p.gid, NULL, p.database::text, p.owner::text, false
+SELECT decode(replace(p.gid, '\', '\\'), 'escape'), NULL, p.database::text, p.owner::text, false
 FROM pg_prepared_xacts p
 JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.pid IS NULL
 JOIN pg_locks l ON l.virtualtransaction = x.virtualtransaction AND l.pid IS NULL AND l.locktype = 'relation'
@@ -195,7 +197,8 @@ LIMIT $2
 
 -- :name dependencies
 -- What is owned by or granted to roles, in every database: how much of it, and some of it by name where it is shared or in this
--- database. Default privileges and user mappings are owned, yet no loss: how future objects would be shared, and a login. $1 OIDs.
+-- database. Default privileges and user mappings are owned, yet no loss: how future objects would be shared, and a login. A database
+-- without an encoding gives names as any bytes, of which those that are no ASCII are written as octal numbers. $1 OIDs.
 SELECT d.refobjid AS oid, coalesce(db.datname::text, '') AS database, d.owned, d.code, d.count, coalesce(named.objects, '{}') AS objects
 FROM (
   SELECT refobjid, dbid, count(*) AS count, bool_or(deptype = 'o' AND classid = 'pg_proc'::regclass) AS code,
@@ -206,9 +209,10 @@ FROM (
 ) d
 LEFT JOIN pg_database db ON db.oid = d.dbid
 LEFT JOIN LATERAL (
-  SELECT array_agg(pg_describe_object(few.classid, few.objid, few.objsubid)) AS objects
+  SELECT array_agg(CASE WHEN getdatabaseencoding() = 'SQL_ASCII' THEN encode(decode(replace(few.object, '\', '\\'), 'escape'), 'escape')
+                     ELSE few.object END) AS objects
   FROM (
-    SELECT classid, objid, objsubid
+    SELECT pg_describe_object(classid, objid, objsubid) AS object
     FROM pg_shdepend
     WHERE refclassid = 'pg_authid'::regclass AND refobjid = d.refobjid AND dbid = d.dbid
       AND d.owned = (deptype = 'o' AND classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass))
@@ -880,6 +884,17 @@ SELECT u.oid,
          FROM able WHERE able.oid = u.oid
        ) AS remedy
 FROM (SELECT DISTINCT oid FROM able) u
+
+-- :name lasting
+-- Roles that $1 (OID) could become by SET ROLE and that can log in, and those of the server's own by which it gets at the server's account.
+SELECT quote_ident(r.rolname) AS name, r.rolcanlogin AS login
+FROM pg_roles r
+WHERE r.oid <> $1::oid AND (
+  (r.rolcanlogin
+    AND pg_has_role($1::oid, r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END))
+  OR (r.rolname IN ('pg_execute_server_program', 'pg_write_server_files') AND pg_has_role($1::oid, r.oid, 'MEMBER')))
+ORDER BY r.rolname
+LIMIT 5
 
 -- :name in_the_way
 -- Statements for a superuser after which `end_as_each` can act as $1 (OID): what keeps our login from becoming that user, from setting its

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 
 from broker.errors import EngineError
 
+_PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
+
 
 def identifier(name: str) -> str:
     """`name` as a quoted identifier."""
@@ -24,6 +26,13 @@ def literal(text: str) -> str:
     quoted = "'" + text.replace("'", "''") + "'"
     # The space keeps the E from growing into a word before it.
     return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
+
+
+def octets(raw: bytes) -> str:
+    """`raw` as a string constant of these very bytes in a database of any encoding."""
+    if raw.isascii():
+        return literal(raw.decode())
+    return " E'" + "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in raw) + "'"
 
 
 def identifiers(names: Sequence[str]) -> str:

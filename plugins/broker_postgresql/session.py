@@ -11,6 +11,7 @@ import asyncpg
 
 from broker.clock import stopwatch_s
 from broker.errors import DatabaseUnavailable
+from broker_postgresql.failures import Unreadable
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier
 from broker_postgresql.veil import Veil
@@ -130,9 +131,15 @@ class Session:
             self.acting = role
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """The rows of a query, prepared once per connection; the notices that came with it are in `notices`."""
+        """The rows of a query, prepared once per connection; the notices that came with it are in `notices`.
+
+        Raises `Unreadable` where a text in them is none, as names from databases of other encodings may be.
+        """
         self.notices.clear()
-        return await self.wire.fetch(query, *arguments)
+        try:
+            return await self.wire.fetch(query, *arguments)
+        except UnicodeDecodeError:
+            raise Unreadable("a name on the server is no text in its encoding") from None
 
     async def greet(self) -> Greeting:
         """What the server says now."""
