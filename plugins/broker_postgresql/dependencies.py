@@ -87,11 +87,14 @@ def _untied(one: Present, place: str, found: Sequence[Dependency]) -> list[str]:
 def _one_by_one(one: Present) -> str:
     """Hands over tables in a transaction each; to be run outside of one, as a statement of its own.
 
-    Whoever runs it may have the user's schemas in its path: nothing that it names, operators with the types of both sides included, may
-    be found anywhere but in the catalogue.
+    Whoever runs it may have the user's schemas in its path, before the catalogue too: nothing that it names, operators included, may be
+    found anywhere but there.
     """
-    kinds = "'r', 'p', 'f', 'v', 'm'"
-    tables = f"SELECT oid FROM pg_catalog.pg_class WHERE relowner = '{one.oid}'::pg_catalog.oid AND relkind IN ({kinds})"  # noqa: S608
+    equals, kinds = "OPERATOR(pg_catalog.=)", "'{r,p,f,v,m}'::pg_catalog.\"char\"[]"
+    tables = (
+        f"SELECT oid FROM pg_catalog.pg_class WHERE relowner {equals} '{one.oid}'::pg_catalog.oid"  # noqa: S608 - an OID
+        f" AND relkind {equals} ANY ({kinds})"
+    )
     move = f"EXECUTE pg_catalog.format('ALTER TABLE %s OWNER TO {keeper(one)}', one)"
     return f"DO $$DECLARE one pg_catalog.regclass; BEGIN FOR one IN {tables} LOOP {move}; COMMIT; END LOOP; END$$;"
 

@@ -180,3 +180,32 @@ async def test_statement_told_for_another_database_calls_nothing_of_the_user(sce
         await root.execute('RESET search_path; DROP SCHEMA trap CASCADE; DROP TABLE "App\'s", loot CASCADE')
         await root.execute("REVOKE CREATE ON DATABASE other FROM readers")
         await root.close()
+
+
+async def test_statement_told_for_many_tables_uses_no_operator_of_the_user(scene: Any) -> None:
+    """With the user's schema before the catalogue's in the path of whoever runs it, tables by the hundred go over without its operators."""
+    user, password = await scene.create(TERMS["contain"])
+    await scene.root.execute(f'CREATE SCHEMA trap AUTHORIZATION "{user.name}"')
+    try:
+        wire = await scene.session(user.name, password)
+        await wire.execute(
+            "DO $$ BEGIN FOR i IN 1..600 LOOP EXECUTE format('CREATE TABLE trap.t%s (a int)', i); END LOOP; END $$"
+        )
+        for kind in ("oid", '"char"'):
+            body = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; END $$"
+            await wire.execute(
+                f"CREATE FUNCTION trap.f({kind}, {kind}) RETURNS bool {body};"
+                f"CREATE OPERATOR trap.= (LEFTARG = {kind}, RIGHTARG = {kind}, FUNCTION = trap.f)"
+            )
+        make, move, *_ = remedy_of(await scene.remove([user]))
+        await scene.root.execute(make)
+        await scene.root.execute("SET search_path = trap, pg_catalog")
+        await scene.root.execute(move)
+        await scene.root.execute("RESET search_path")
+        assert not await scene.root.fetchval(
+            "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relowner = $1::text::oid", user.identity
+        )
+    finally:
+        await scene.root.execute(
+            f'RESET search_path; DROP SCHEMA trap CASCADE; DROP ROLE IF EXISTS "left_over_{user.identity}"'
+        )
