@@ -16,7 +16,7 @@ from broker.engines.statements import expiration, place
 from broker.errors import EngineError, InstructionsFailed
 from broker.model import Terms
 from broker.secret import Secret
-from broker_postgresql import heirs, offspring, schemas
+from broker_postgresql import heirs, lasting, offspring, schemas
 from broker_postgresql.commands import commands
 from broker_postgresql.creation import CAN_LOGIN, creation, filled
 from broker_postgresql.creators import Creators
@@ -74,7 +74,7 @@ async def rehearse(session: Session, creators: Creators, user: User, at_ms: int,
 
 
 async def _tried(session: Session, made: Order, order: NewUser, values: dict[str, str]) -> tuple[bool, list[str]]:
-    """Whether the user could be removed again, and what is doubtful about its heir. Raises `InstructionsFailed`, `EngineError`."""
+    """Whether the user could be removed again, and what is doubtful about it. Raises `InstructionsFailed`, `EngineError`."""
     user, terms = order.user, order.user.terms
     async with rolled_back(session):
         if made.statements:
@@ -86,7 +86,7 @@ async def _tried(session: Session, made: Order, order: NewUser, values: dict[str
         oid = await _oid(session, user.name)
         await offspring.refuse(session, oid)
         removable = await _removable(session, terms, oid)
-        doubts = await heirs.doubts(session, user.name, oid, terms)
+        doubts = [*await heirs.doubts(session, user.name, oid, terms), *await lasting.doubts(session, oid)]
         await _own(session, "renew_statements", terms.renewal, values)
         await _join(session, user.name)
         await _own(session, "revocation_statements", terms.revocation, {"name": user.name, "username": user.name})
