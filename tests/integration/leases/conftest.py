@@ -7,12 +7,11 @@ before and after it is carried out: there a test makes it fail, wait, or be the 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 import pytest
@@ -53,39 +52,13 @@ from broker.seal.keyring import Purpose
 from broker.store.sqlite.store import SqliteStore
 from broker.store.words import AuditHead
 from broker.testing.clock import ManualClock
+from broker.testing.device import FOR_EVER, BreakableDevice
 from broker.testing.engine import MemoryEngine, MemoryPlugin, MemoryServer
+from broker.testing.points import Hooked, Points
 
 MASTER_KEY = b"m" * 32
 PLUGIN = "memory-database-plugin"
 LIVE = (LeaseState.RESERVED, LeaseState.ACTIVE, LeaseState.REVOKING, LeaseState.STUCK)
-
-
-_FUTURES = ("record",)
-"""Methods that are awaited, though they are no coroutines: they give a future."""
-
-
-class Killed(BaseException):
-    """The process is dead: nothing of it goes on."""
-
-
-class Hooked:
-    """Anything whose methods that are awaited pass `at` before and after they are carried out."""
-
-    def __init__(self, inner: Any, room: str, at: Callable[[str], Awaitable[None]]) -> None:
-        self._inner, self._room, self._at = inner, room, at
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if not inspect.iscoroutinefunction(found) and name not in _FUTURES:
-            return found
-
-        async def passing(*args: Any, **kwargs: Any) -> Any:
-            await self._at(f"before {self._room}.{name}")
-            answer = await found(*args, **kwargs)
-            await self._at(f"after {self._room}.{name}")
-            return answer
-
-        return passing
 
 
 class RestartingEngine(MemoryEngine):
@@ -99,58 +72,12 @@ class RestartingEngine(MemoryEngine):
         return replace(await super().health(), started=self._started())
 
 
-class BreakingDevice:
-    """A file device that fails while `broken`."""
-
-    def __init__(self, path: Path) -> None:
-        self._inner = FileDevice(path)
-        self.broken = False
-
-    def __str__(self) -> str:
-        return str(self._inner)
-
-    def open(self) -> None:
-        self._inner.open()
-
-    def reader(self) -> BinaryIO:
-        return self._inner.reader()
-
-    def stale(self) -> bool:
-        return self._inner.stale()
-
-    def write(self, data: bytes) -> None:
-        if self.broken:
-            raise OSError(5, "Input/output error")
-        self._inner.write(data)
-
-    def flush(self) -> None:
-        self._inner.flush()
-
-    def take_back(self) -> None:
-        self._inner.take_back()
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-@dataclass(slots=True)
-class Gate:
-    """A call that waits for the test."""
-
-    entered: asyncio.Event = field(default_factory=asyncio.Event)
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait(self) -> None:
-        self.entered.set()
-        await self.opened.wait()
-
-
 @dataclass(slots=True)
 class Boot:
     """One life of the process."""
 
     sqlite: SqliteStore
-    device: BreakingDevice
+    device: BreakableDevice
     trail: Trail
     catalog: Catalog
     parts: Parts
@@ -170,19 +97,16 @@ class Boot:
     highest: LeaseNumber
 
 
-class Rig:
+class Rig(Points):
     """The room's parts, what surrounds them, and the hand that breaks them."""
 
     def __init__(self, directory: Path, settings: LeaseSettings) -> None:
+        super().__init__()
         self.directory = directory
         self.settings = settings
         self.clock = ManualClock()
         self.servers: dict[str, MemoryServer] = {}
         self.started: dict[str, str] = {}
-        self.passed: list[str] = []
-        self.plans: dict[str, list[Callable[[], Awaitable[None]]]] = {}
-        self.kill_at: int | None = None
-        self.dead = False
         self._boot: Boot | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._foreign = asyncio.all_tasks()
@@ -199,7 +123,7 @@ class Rig:
         sqlite = await SqliteStore.open(self.directory / "store", MASTER_KEY, self.clock)
         store: Any = Hooked(sqlite, "store", self.at)
         audit_key = sqlite.keyring.subkey(Purpose.AUDIT)
-        device = BreakingDevice(self.directory / "audit.log")
+        device = BreakableDevice(FileDevice(self.directory / "audit.log"))
         trail = await Trail.open(
             device,
             audit_key,
@@ -300,50 +224,10 @@ class Rig:
 
     # what may go wrong ----------------------------------------------------------------------------------------------
 
-    async def at(self, point: str) -> None:
-        """Every call passes here twice."""
-        if self.dead:
-            raise Killed
-        self.passed.append(point)
-        if self.kill_at is not None:
-            self.kill_at -= 1
-            if self.kill_at < 0:
-                self.dead = True
-                raise Killed
-        for plan in list(self.plans.get(point, ())):
-            await plan()
-
-    def fail(self, point: str, error: Exception, times: int = 1_000_000) -> None:
-        """Lets a call fail so many times, before or after it is carried out as `point` says."""
-        left = [times]
-
-        async def plan() -> None:
-            if left[0]:
-                left[0] -= 1
-                raise error
-
-        self.plans.setdefault(point, []).append(plan)
-
-    def hold(self, point: str) -> Gate:
-        """Lets calls wait there until the gate is opened."""
-        gate = Gate()
-        self.plans.setdefault(point, []).append(gate.wait)
-        return gate
-
-    def do(self, point: str, act: Callable[[], Any]) -> None:
-        """Does something when a call gets there."""
-
-        async def plan() -> None:
-            answer = act()
-            if inspect.isawaitable(answer):
-                await answer
-
-        self.plans.setdefault(point, []).append(plan)
-
     def heal(self) -> None:
         """Nothing goes wrong any longer."""
         self.plans.clear()
-        self.boot.device.broken = False
+        self.boot.device.flushes_left = FOR_EVER
 
     # what is there --------------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ async def test_promise_4_no_copy_of_the_password_is_kept(rig: Any, token: Any) -
 
 async def test_an_audit_log_that_fails_at_the_first_barrier_refuses(rig: Any, token: Any) -> None:
     """Without its request entry nothing reaches the database, and the intent goes away."""
-    rig.boot.device.broken = True
+    rig.boot.device.flushes_left = 0
     with pytest.raises(AuditUnavailable):
         await rig.issue(token)
     assert "before main.create" not in rig.passed
@@ -86,7 +86,7 @@ async def test_promise_5_a_lease_whose_answer_cannot_be_recorded_is_revoked(rig:
     """When the audit log fails at the second barrier, login ends without it and the lease is gone once it writes again."""
 
     def break_it() -> None:
-        rig.boot.device.broken = True
+        rig.boot.device.flushes_left = 0
 
     rig.do("before main.create", break_it)
     with pytest.raises(AuditUnavailable):

@@ -98,7 +98,7 @@ async def test_a_user_that_another_process_took_is_passed_over(pooled: Any, toke
 
 async def test_an_audit_log_that_fails_at_barrier_one_uses_a_user_up(pooled: Any, token: Any) -> None:
     """A claim without its request entry is revoked, its login never turned on."""
-    pooled.boot.device.broken = True
+    pooled.boot.device.flushes_left = 0
     with pytest.raises(AuditUnavailable):
         await pooled.issue(token, role="pooled")
     assert "before main.enable" not in pooled.passed
@@ -112,7 +112,7 @@ async def test_promise_5_a_hand_out_whose_answer_cannot_be_recorded_is_revoked(p
     """When the audit log fails after the login was turned on, the login ends and the caller hears no password."""
 
     def break_it() -> None:
-        pooled.boot.device.broken = True
+        pooled.boot.device.flushes_left = 0
 
     pooled.do("after main.enable", break_it)
     with pytest.raises(AuditUnavailable):

@@ -85,7 +85,7 @@ async def test_what_fails_around_the_database_delays_only(rig: Any, token: Any, 
 async def test_promise_5_taking_access_away_never_waits_for_the_audit_log(rig: Any, token: Any) -> None:
     """With the audit log broken the user goes and only `gone` waits; who waits for it hears that at once."""
     issued = await rig.issue(token)
-    rig.boot.device.broken = True
+    rig.boot.device.flushes_left = 0
     with pytest.raises(AuditUnavailable):
         await rig.boot.revoker.revoke(issued.lease_id)
     assert rig.server().accounts == {}

@@ -95,7 +95,7 @@ async def test_a_doubt_ends_without_the_audit_log_too(rig: Any, token: Any) -> N
     rig.clock.advance(3_600_000)
     await rig.expire()
     rig.clock.advance(600_000)
-    rig.boot.device.broken = True
+    rig.boot.device.flushes_left = 0
     await rig.expire()
     assert not any(account.can_login for account in rig.server().accounts.values())
 
