@@ -36,10 +36,11 @@ from broker.leases.expire import Expirer
 from broker.leases.failover import Failover
 from broker.leases.issue import Ask, Issued, Issuer
 from broker.leases.parts import Parts
-from broker.leases.prepare import Pools, Refill
+from broker.leases.prepare import Pools
 from broker.leases.pump import Pump
 from broker.leases.query import Query
 from broker.leases.recover import Recovery
+from broker.leases.refill import Refill
 from broker.leases.renew import Renewer
 from broker.leases.revoke import Revoker
 from broker.leases.settings import LeaseSettings
