@@ -34,8 +34,8 @@ _REFERENCE = "#/components/schemas/{model}"
 _ABOUT = """Database users that live for one lease, over the part of Vault's API that a client needs for them.
 
 `PUT` is the same as `POST`, and the verb `LIST` the same as `GET` with `?list=true`. Numbers and truth values may be sent as text,
-an empty body counts as one without fields, `null` as a field left out. An unknown field is answered with a warning. `?help=1` at any
-path says what is there. A caller without a token sees here only what needs none."""
+an empty body counts as one without fields, `null` as a field left out. An answer that has content names unknown fields in a warning.
+`?help=1` at any path says what is there. A caller without a token sees here only what needs none."""
 _REFUSALS = {
     400: "The request can't be carried out as it is; `errors` says why.",
     403: "The token is missing, unknown or over, or does not allow this.",
@@ -196,8 +196,8 @@ def _statuses(route: Route) -> Sequence[int]:
         return route.statuses
     if route.gives is not None:
         return (200,)
-    # A field that is not known makes a warning, and that an answer with content.
-    return (200, 204)
+    # Who takes fields may have something to say to them.
+    return (200, 204) if route.takes is not None else (204,)
 
 
 def _refused(route: Route) -> Sequence[int]:

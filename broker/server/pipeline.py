@@ -132,7 +132,9 @@ class Pipeline:
             # What is unforeseen is recorded as `internal error`: its text may hold a secret.
             await self._gate.answer(passage, None, error="; ".join(refusal(done).texts) or str(done))
             raise done
-        done = replace(done, warnings=[*done.warnings, *call.warnings]) if call.warnings else done
+        if call.warnings and done.has_content:
+            # As in Vault: what has no content is not given any by a warning; hvac hands out another type then.
+            done = replace(done, warnings=[*done.warnings, *call.warnings])
         if route.access is not Access.ISSUE:
             await self._gate.answer(passage, reply.audited(done, request.mount))
         return reply.enveloped(done, request.id, request.mount)

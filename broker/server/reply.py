@@ -36,7 +36,7 @@ def enveloped(reply: Reply, request_id: str, mount: AuditMount | None) -> Respon
     """The answer in Vault's envelope; a document as it is; without content an empty 204 (or the reply's own status)."""
     if reply.document:
         return Response(body=reply.document, status=reply.status or 200, headers=_HEADERS | {"Content-Type": reply.media})
-    if reply.data is None and not (reply.warnings or reply.lease_id or reply.grant):
+    if not reply.has_content:
         return Response(status=reply.status or _EMPTY, headers=_HEADERS)
     fields = {
         "lease_id": reply.lease_id,

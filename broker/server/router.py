@@ -59,6 +59,11 @@ class Reply(Struct, frozen=True, kw_only=True):
     media: str = "application/json"
     """The document's media type."""
 
+    @property
+    def has_content(self) -> bool:
+        """Whether there is anything to say besides the status."""
+        return bool(self.data is not None or self.warnings or self.lease_id or self.grant or self.document)
+
 
 class Call(Struct, kw_only=True):
     """One operation under way. `params` come from the path, `data` from body or query."""

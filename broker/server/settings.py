@@ -32,7 +32,7 @@ class ServerSettings(BaseModel):
     )
     unauthenticated_metrics_access: bool = Field(
         default=False,
-        description="Give `sys/metrics` without a token, too. Whoever reaches the address then reads names of roles and connections.",
+        description="Serve `sys/metrics` without a token too. Whoever reaches the address then reads names of roles and connections.",
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, le=33_554_432, description="The largest request body; past it 413.")
     max_header_bytes: int = Field(

@@ -23,8 +23,8 @@ from broker.server.routes.database import left_behind, listed
 
 TABLE = Table()
 RENEWED = (200,)
-REVOKED = (200, 202, 204)
-"""200 instead of 204 where there are warnings; 202 where it has only begun."""
+REVOKED = (202, 204)
+"""202 where it has only begun."""
 FORCED = (200, 204)
 """200 where users stay behind, whom a warning counts."""
 _ACCEPTED = Reply(status=202)
