@@ -284,7 +284,7 @@ class Issuer:
             return
         self._parts.wake_expiry()
 
-    # small things -----------------------------------------------------------------------------------------------------
+    # either way -------------------------------------------------------------------------------------------------------
 
     def _facts(self, ask: Ask, plan: Plan, username: str, *, keep: Secret, identity: str = "") -> LeaseFacts:
         now = self._parts.store.now_ms()

@@ -1,4 +1,4 @@
-"""Where what is kept is kept."""
+"""Where the broker keeps its state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StoreSettings(BaseModel):
 
     directory: Path = Field(
         Path("/var/lib/broker"),
-        description="The state directory, made with mode 0700 where there is none: the store, and what else has no path of its own.",
+        description="The state directory, made with mode 0700 where there is none: the store, and whatever has no path of its own.",
     )
 
     @field_validator("directory")
