@@ -12,7 +12,7 @@ import typer
 def demo(
     *,
     attack: Annotated[
-        bool, typer.Option("--attack", help="Attack it instead: a login that hides, and code that hopes for another owner.")
+        bool, typer.Option("--attack", help="Attack it instead: a login that hides, and code that waits for another owner.")
     ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything up afterwards, with a token to try it yourself, until Ctrl-C.")

@@ -52,7 +52,7 @@ class Escalation:
     async def _against_plain_statements(self, accomplice: Session) -> None:
         """What `REASSIGN OWNED` alone does."""
         scene, screen = self.scene, self.screen
-        screen.part("A view that hopes for another owner, and REASSIGN OWNED")
+        screen.part("A view that waits for another owner, and REASSIGN OWNED")
         screen.act("superuser", f"CREATE ROLE {BY_HAND} IN ROLE {GROUP}, for the attacker")
         await scene.watch.execute(f"CREATE ROLE {BY_HAND} IN ROLE {GROUP}")
         await scene.watch.execute(f"SET ROLE {BY_HAND}")
