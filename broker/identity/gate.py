@@ -72,6 +72,10 @@ class Gate:
         self._scribe = scribe
         self._store = store
 
+    async def knows(self, token: Secret | None) -> bool:
+        """Whether this is anybody's token: asked before more is read of a request than its head. Nothing is put on record."""
+        return token is not None and await self._callers.find(token) is not None
+
     async def admit(self, incoming: Incoming) -> Passage:
         """Lets an operation pass, its request entry durable. Raises `PermissionDenied`."""
         passage = await self._authorise(incoming)

@@ -90,7 +90,10 @@ class Pipeline:
             return reply.bare(await route.handler(call))
         with self._in_flight:
             incoming.check_headers(request)
-            if operation == "update":
+            # Nobody unknown holds a place here, or memory, by a body that comes slowly: they are turned away without it.
+            if operation == "update" and (
+                route.access is Access.OPTIONAL or await self._gate.knows(incoming.token_of(request))
+            ):
                 body = await read_body(request, self._settings)
                 call.data = incoming.data_of(body, request.content_type)
             asked = self._asked(request, trace, operation, route, call)
