@@ -15,7 +15,8 @@ from broker.model import Terms
 from broker_postgresql.settings import LIST, NAME_BYTES, first_mistake
 
 _GUC = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
-_GRANT_ON = re.compile(r"\bgrant\b[^;]*?\bon\s+(?:all\s+)?(\w+)", re.IGNORECASE)
+_GRANT_ON = re.compile(r"\bgrant\b(?:(?!\bgrant\b)[^;])*?\bon\s+(?:all\s+)?(\w+)", re.IGNORECASE)
+"""Each search ends at the next GRANT: a text full of them would else be read as often as it has any."""
 _ROOMY = frozenset({
     "schema", "database", "function", "functions", "procedure", "procedures", "routine", "routines", "type", "domain", "language",
     "large", "foreign", "tablespace", "parameter",
