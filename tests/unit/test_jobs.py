@@ -111,6 +111,20 @@ async def test_a_clock_set_back_stops_no_job(jobs: Jobs, work: Work, move: timed
     assert work.runs == 2
 
 
+async def test_a_clock_set_forward_by_years_is_one_run(jobs: Jobs, work: Work) -> None:
+    """What it would have run meanwhile is neither run nor listed: every second of thirty years takes all memory there is."""
+    await work.once()
+    while jobs._running:
+        await asyncio.sleep(0)
+    scheduled = jobs._scheduler.get_job("work")
+    now = jobs._now()
+    scheduled.modify(next_run_time=now - timedelta(hours=1))
+    assert len(jobs._scheduler.get_job("work")._get_run_times(now)) == 1
+    scheduled.modify(next_run_time=now - timedelta(days=30 * 365))
+    await asyncio.wait_for(work.once(), 10)
+    assert work.runs == 2
+
+
 async def test_stopping_ends_what_runs(jobs: Jobs, work: Work) -> None:
     """A running job is cancelled, later wakes do nothing, and a second stop does nothing either."""
     await work.began.acquire()
