@@ -260,7 +260,12 @@ async def makers(session: Session, oids: Sequence[int]) -> dict[int, str]:
 
 
 async def remedy(session: Session, name: str, maker: str) -> tuple[str, ...]:
-    """What would let our login change a user that another login's creator made; to be run by that login or a superuser."""
+    """What would let our login change a user that another login's creator made, or somebody made a superuser.
+
+    To be run by that login, or by a superuser.
+    """
+    if await session.rows(QUERIES["made_superuser"], name):
+        return (f"ALTER ROLE {identifier(name)} NOSUPERUSER",)
     login = identifier(session.greeting.login)
     root = [row["root"] for row in await session.rows(QUERIES["root_of"], maker)]
     if root:

@@ -972,6 +972,10 @@ SELECT r.rolname::text AS root
 FROM pg_auth_members m JOIN pg_roles c ON c.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
 WHERE c.rolname = $1 AND m.admin_option AND m.grantor = 10 AND r.rolcreaterole AND NOT r.rolcanlogin
 
+-- :name made_superuser
+-- Whether the role $1 (name) is a superuser, whom nobody but a superuser may change.
+SELECT FROM pg_roles WHERE rolname = $1 AND rolsuper
+
 -- :name grantable
 -- Which of $1 (names) are roles, and whether our login may let others join them.
 SELECT rolname::text AS name, pg_has_role(session_user, oid, 'MEMBER WITH ADMIN OPTION') AS admin

@@ -360,6 +360,20 @@ async def test_changed_login_and_users_that_the_former_made_itself(cluster: Clus
     assert not failures(await engine.disable([user]))
 
 
+async def test_user_that_somebody_made_a_superuser_is_told(cluster: Cluster) -> None:
+    """No grant would let a plain login change it: it says what does, and then it is removed as any other."""
+    engine = await cluster.engine()
+    [user] = await cluster.prepare(engine, 1)
+    await cluster.root.execute(f'ALTER ROLE "{user.name}" SUPERUSER')
+    remedy = f'ALTER ROLE "{user.name}" NOSUPERUSER'
+    assert str(failures(await engine.enable(longer([user])))[0]).endswith(f"; {remedy}")
+    [error] = failures(await engine.disable([user]))
+    assert isinstance(error, UserRemains)
+    assert error.remedy == (remedy,)
+    await cluster.root.execute(remedy)
+    assert await removed(engine, [user]) == []
+
+
 async def test_roles_are_set_together_and_given_back_one_by_one(cluster: Cluster, few: int) -> None:
     """Statements of many creators run in one transaction, each as its own role and the last as nobody else than our login."""
     engine = await cluster.engine()
