@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from broker.secret import random_text
-
 HELD = 3
-UNKNOWN = "s." + random_text(33, "abc")
+UNKNOWN = "s." + "unknown" * 5
 
 
 @pytest.fixture
