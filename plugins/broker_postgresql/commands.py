@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 _TOKEN = re.compile(
-    r"""--[^\n]*|/\*|\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$(?:[^\W\d]\w*)?\$).*?\1|[();]""", re.DOTALL
+    r"""--[^\n]*|/\*|\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(?<![\w$])\$(?:[^\W\d]\w*)?\$|[();]""", re.DOTALL
 )
 _COMMENT = re.compile(r"/\*|\*/")
 _ATOMIC = re.compile(r"\bbegin\s+atomic\b", re.IGNORECASE)
@@ -36,10 +36,18 @@ def _ends(text: str) -> Iterator[int]:
         at = token.end()
         if token[0] == "/*":
             at = _after_comment(text, at)
+        elif token[0][0] == "$":
+            at = _after_body(text, token[0], at)
         elif token[0] in "()":
             depth += 1 if token[0] == "(" else -1
         elif token[0] == ";" and depth <= 0:
             yield token.start()
+
+
+def _after_body(text: str, tag: str, at: int) -> int:
+    """Where a text in dollars ends that began before `at`. One that never ends takes the rest, as it does for the server."""
+    end = text.find(tag, at)
+    return len(text) if end < 0 else end + len(tag)
 
 
 def _after_comment(text: str, at: int) -> int:
