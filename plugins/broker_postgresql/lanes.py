@@ -25,7 +25,8 @@ from broker_postgresql.late import Late
 from broker_postgresql.session import Session
 from broker_postgresql.settings import ConnectionSettings
 
-_GENERAL = Purpose(statement_timeout_s=30, lock_timeout_ms=5_000, settings={})
+# Its queries look up one thing by index, whatever the values; planned anew for them, making a user takes a third longer.
+_GENERAL = Purpose(statement_timeout_s=30, lock_timeout_ms=5_000, settings={"plan_cache_mode": "force_generic_plan"})
 # A lost enabling costs availability only: it is applied again. A lost drop would revive access.
 _ENABLING = Purpose(statement_timeout_s=10, lock_timeout_ms=2_000, settings={"synchronous_commit": "off"})
 _REVOKING = Purpose(statement_timeout_s=60, lock_timeout_ms=1_000, settings={})

@@ -138,15 +138,49 @@ async def test_superuser_is_not_made(scene: Any) -> None:
 
 async def test_nobody_joins_a_superuser(scene: Any) -> None:
     """A role that names a superuser among its groups gets no user: whoever could become one can't be contained."""
-    await scene.root.execute("CREATE ROLE chief SUPERUSER NOLOGIN")
+    await scene.root.execute("CREATE ROLE chief SUPERUSER NOLOGIN; CREATE ROLE deputies; GRANT chief TO deputies")
+    if scene.place.limited:
+        await scene.root.execute(f'GRANT deputies TO "{scene.place.login}" WITH ADMIN OPTION')
     try:
-        for terms in (Terms(options={"grant_roles": ["chief"]}), Terms(creation=(ROLE,), options={"grant_roles": ["chief"]})):
+        for terms in (
+            Terms(options={"grant_roles": ["chief"]}),
+            Terms(creation=(ROLE,), options={"grant_roles": ["chief"]}),
+            Terms(options={"grant_roles": ["deputies"]}),
+        ):
             order = await scene.order(terms)
             with pytest.raises(InstructionsFailed):
                 await scene.engine.create(order)
             assert not await scene.exists(order.user.name)
     finally:
-        await scene.root.execute("DROP ROLE chief")
+        await scene.root.execute("DROP ROLE chief, deputies")
+
+
+async def test_making_users_reads_no_whole_list_of_roles(scene: Any) -> None:
+    """A cluster may have very many: what one more user costs does not grow with them."""
+    others, users, by_group = 300, 8, Terms(options={"grant_roles": ["readers"]})
+    engine = await scene.another_engine(max_open_connections=1)
+    # Once planned among few roles, and then used among many.
+    await engine.create(await scene.order(by_group))
+    await engine.create(await scene.order(by_group))
+    names = ", ".join(f"crowd_{number}" for number in range(others))
+    await scene.root.execute(";".join(f"CREATE ROLE {name} IN ROLE readers" for name in names.split(", ")))
+    try:
+        before = await _roles_read(engine)
+        for _ in range(users):
+            await engine.create(await scene.order(by_group))
+        assert await _roles_read(engine) - before < others
+    finally:
+        await scene.root.execute(f"DROP ROLE {names}")
+
+
+async def _roles_read(engine: Any) -> int:
+    """Rows of the lists of roles and of memberships that were read one after the other, by whomever."""
+    async with engine._lanes.general.session() as session:
+        await session.rows("SELECT pg_stat_force_next_flush()")
+        [[rows]] = await session.rows(
+            "SELECT sum(seq_tup_read)::bigint FROM pg_stat_sys_tables WHERE relname IN ('pg_authid', 'pg_auth_members')"
+        )
+        return int(rows)
 
 
 async def test_what_statements_set_does_not_stay(scene: Any) -> None:
