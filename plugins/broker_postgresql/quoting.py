@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from broker.errors import EngineError
 
@@ -45,8 +46,10 @@ def comment(text: str) -> str:
     return f"/* {text.replace('*/', '* /').replace('/*', '/ *')} */"
 
 
+@lru_cache(maxsize=64)
 def moment(at_ms: int) -> str:
     """A moment (Unix milliseconds) as a constant that reads the same whatever `DateStyle` and `TimeZone` say."""
+    # The users of a batch mostly have the same.
     return f"'{datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=' ')}'"
 
 

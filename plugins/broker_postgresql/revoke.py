@@ -153,12 +153,12 @@ async def _end(session: Session, users: Sequence[User], present: Sequence[Presen
         # A plain login may end sessions of roles that it is a member of.
         await join(session, [one for one in present if one.oid in remaining])
         remaining = await sessions.end(session, list(remaining), begun_s + sessions.LIMIT_S - stopwatch_s())
-    by_number = {one.user.number: one.oid for one in present}
+    by_number, ours_or_nobodys = {one.user.number: one.oid for one in present}, frozenset(oids)
     for user in users:
         oid = by_number.get(user.number, oid_of(user))
         if oid in remaining:
             results.fail(user, await _still_open(session, oid))
-        elif oid not in oids:
+        elif oid not in ours_or_nobodys:
             results.disowned(user)
 
 
