@@ -22,6 +22,7 @@ from broker.seal.settings import SealSettings
 from broker.server.settings import ServerSettings
 from broker.store.settings import StoreSettings
 
+_MOST_BITS = 63
 _SECTION = "must be a section"
 _WORDS = {
     "model_type": _SECTION,
@@ -74,13 +75,28 @@ def load(path: Path) -> Config:
 
 def parse(content: dict[str, Any]) -> Config:
     """The configuration in a parsed document. Raises `ConfigError` with one line for each mistake."""
+    unfit = dict(_unfit(content))
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError([_line(mistake) for mistake in error.errors(include_url=False, include_input=False)]) from None
+        others = [mistake for mistake in error.errors(include_url=False, include_input=False) if _key(mistake) not in unfit]
+        raise ConfigError([*unfit.values(), *map(_line, others)]) from None
+    if unfit:
+        raise ConfigError(list(unfit.values()))
     if contradictions := list(_contradictions(config)):
         raise ConfigError(contradictions)
     return config
+
+
+def _unfit(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Values that no setting may have, by their key: what the store and the system have no room for, whatever is allowed otherwise."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _unfit(value, f"{key}.{name}" if key else name)
+    elif isinstance(content, int) and content.bit_length() > _MOST_BITS:
+        yield key, f"{key}: must be a smaller number: whole numbers have 64 bits in TOML"
+    elif isinstance(content, str) and "\0" in content:
+        yield key, f"{key}: must not contain a NUL character"
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -96,8 +112,12 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"leases.issue_timeout_s: {issue_s:g} is more than server.request_timeout_s ({request_s:g}), which ends the request before"
 
 
+def _key(mistake: Any) -> str:
+    return ".".join(str(part) for part in mistake["loc"])
+
+
 def _line(mistake: Any) -> str:
-    key = ".".join(str(part) for part in mistake["loc"])
+    key = _key(mistake)
     if mistake["type"] == "extra_forbidden":
         return f"{key}: unknown key; allowed in this place are {_allowed(mistake['loc'][:-1])}"
     return f"{key}: {_WORDS.get(mistake['type']) or _plain(mistake['msg'])}"

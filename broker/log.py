@@ -24,7 +24,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 class LogSettings(BaseModel):
     """How the daemon logs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line that is written.")
     format: Literal["json", "console"] = Field(

@@ -13,7 +13,7 @@ from broker.audit.trail import WAITING_MAX
 class AuditSettings(BaseModel):
     """Where the audit log goes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     device: Literal["file", "stdout"] = Field(
         "file",
@@ -22,7 +22,8 @@ class AuditSettings(BaseModel):
     )
     path: Path | None = Field(
         None,
-        description="The file, made with mode 0600 where there is none; empty means `audit.log` in the state directory. To "
+        strict=False,
+        description="The file, made with mode 0600 where there is none; unset: `audit.log` in the state directory. To "
         "rotate it, rename it and send SIGHUP; never copy and truncate it.",
     )
     waiting_max: int = Field(

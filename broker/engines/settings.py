@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class BreakerSettings(BaseModel):
     """Section `[engines.breaker]`: when a database that does not answer is left alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     failures: int = Field(
         5, ge=1, description="How many calls in a row must find the database unavailable before it is left alone for a while."
@@ -25,7 +25,7 @@ class BreakerSettings(BaseModel):
 class EngineSettings(BaseModel):
     """Section `[engines]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     connect_timeout_s: float = Field(
         10,
@@ -57,6 +57,7 @@ class EngineSettings(BaseModel):
     )
     allowed_distributions: tuple[str, ...] = Field(
         (),
+        strict=False,
         description="Python distributions whose engine plugins may be loaded; others are only reported. Empty: all installed.",
     )
     breaker: BreakerSettings = Field(BreakerSettings(), description="When a database that does not answer is left alone.")

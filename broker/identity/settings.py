@@ -10,7 +10,7 @@ from broker.duration import ConfiguredSeconds, not_below
 class TokenSettings(BaseModel):
     """Section `[tokens]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     default_ttl: ConfiguredSeconds = Field(
         86_400, ge=1, description="How long a token lives when its request does not say; seconds or a text such as 24h."

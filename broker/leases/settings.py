@@ -10,7 +10,7 @@ from broker.duration import ConfiguredSeconds, not_below
 class LeaseSettings(BaseModel):
     """Section `[leases]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     default_ttl: ConfiguredSeconds = Field(
         3_600,

@@ -8,27 +8,33 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 _LAST_PORT = 65_535
+_PERMISSIONS = 0o777
 
 
 class ServerSettings(BaseModel):
     """Section `[server]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     address: str = Field(
         "127.0.0.1:8200",
         description="Where to listen: `host:port` (an IPv6 host in brackets), or `unix:/path` for a Unix socket.",
     )
     tls_cert_file: Path | None = Field(
-        None, description="Certificate chain (PEM) to serve HTTPS (TLS 1.2 and up) with; unset: plain HTTP."
+        None, strict=False, description="Certificate chain (PEM) to serve HTTPS (TLS 1.2 and up) with; unset: plain HTTP."
     )
-    tls_key_file: Path | None = Field(None, description="Private key (PEM) of the certificate; set exactly when that is.")
+    tls_key_file: Path | None = Field(
+        None, strict=False, description="Private key (PEM) of the certificate; set exactly when that is."
+    )
     allow_plain_http: bool = Field(
         default=False,
         description="Serve plain HTTP on an address that other machines reach. Passwords then cross the network in clear.",
     )
     socket_mode: int = Field(
-        0o660, ge=0, le=0o777, description="Permissions of the Unix socket; whoever may write to it may speak to the broker."
+        0o660,
+        ge=0,
+        le=_PERMISSIONS,
+        description="Permissions of the Unix socket; whoever may write to it may speak to the broker.",
     )
     unauthenticated_metrics_access: bool = Field(
         default=False,
@@ -67,6 +73,14 @@ class ServerSettings(BaseModel):
     def _understood(cls, address: str) -> str:
         _endpoint(address)
         return address
+
+    @field_validator("socket_mode", mode="before")
+    @classmethod
+    def _permissions(cls, mode: object) -> object:
+        # Three digits without 0o are a decimal number. Most of these are no permissions; pydantic would name the bound as 511.
+        if isinstance(mode, int) and not isinstance(mode, bool) and not 0 <= mode <= _PERMISSIONS:
+            raise ValueError(f"must be from 0 up to {_PERMISSIONS:#o}, and octal digits follow 0o, as in 0o660")
+        return mode
 
     @field_validator("tls_key_file")
     @classmethod

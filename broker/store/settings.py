@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class StoreSettings(BaseModel):
     """Section `[store]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     directory: Path = Field(
         Path("/var/lib/broker"),
+        strict=False,
         description="The state directory, made with mode 0700 where there is none: the store, and whatever has no path of its own.",
     )
 

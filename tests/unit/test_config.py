@@ -64,6 +64,19 @@ def test_spans_are_read_as_people_write_them() -> None:
         ({"audit": {"path": "audit.log"}}, "audit.path", "absolute path"),
         ({"engines": {"allowed_distributions": "one"}}, "engines.allowed_distributions", "must be a list"),
         ({"engines": {"breaker": {"failures": 0}}}, "engines.breaker.failures", "greater than or equal to 1"),
+        ({"leases": {"max_per_role": True}}, "leases.max_per_role", "must be a whole number"),
+        ({"leases": {"max_per_role": "5"}}, "leases.max_per_role", "must be a whole number"),
+        ({"server": {"drain_s": True}}, "server.drain_s", "must be a number"),
+        ({"server": {"allow_plain_http": 1}}, "server.allow_plain_http", "must be true or false"),
+        ({"leases": {"burst_alarm": 2**63}}, "leases.burst_alarm", "64 bits"),
+        ({"engines": {"breaker": {"failures": 2**64}}}, "engines.breaker.failures", "64 bits"),
+        ({"leases": {"revocation_batch": 2**64}}, "leases.revocation_batch", "64 bits"),
+        ({"seal": {"path": "/key\0"}}, "seal.path", "NUL"),
+        ({"seal": {"path": "master.key"}}, "seal.path", "absolute path"),
+        ({"seal": {"path": ""}}, "seal.path", "absolute path"),
+        ({"seal": {"provider": "environment"}}, "seal.name", 'provider = "environment"'),
+        ({"server": {"socket_mode": 660}}, "server.socket_mode", "up to 0o777, and octal digits follow 0o"),
+        ({"server": {"socket_mode": "0660"}}, "server.socket_mode", "must be a whole number"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(content: dict[str, Any], key: str, told: str) -> None:
@@ -98,6 +111,29 @@ def test_a_sections_own_rules_hide_no_other_mistake() -> None:
     """What only shows between two keys of a section is named together with its other mistakes."""
     lines = _mistakes({"server": {"address": "here", "tls_key_file": "/key.pem", "drain_s": -1}})
     assert [line.partition(":")[0] for line in lines] == ["server.address", "server.tls_key_file", "server.drain_s"]
+
+
+def test_what_a_file_can_say_is_understood() -> None:
+    """Each type of TOML where it is meant: paths and durations as text, lists, whole numbers for spans with fractions."""
+    config = parse(
+        {
+            "server": {
+                "tls_cert_file": "/cert.pem",
+                "tls_key_file": "/key.pem",
+                "socket_mode": 0o600,
+                "drain_s": 5,
+                "keepalive_s": 1.5,
+            },
+            "store": {"directory": "/state"},
+            "seal": {"path": "/master.key"},
+            "audit": {"path": "/audit.log"},
+            "engines": {"allowed_distributions": ["one"]},
+            "leases": {"max_per_role": 2**63 - 1, "sweep": "1m"},
+        }
+    )
+    assert (config.server.drain_s, config.server.keepalive_s, config.leases.sweep) == (5, 1.5, 60)
+    assert config.seal.path == Path("/master.key")
+    assert config.engines.allowed_distributions == ("one",)
 
 
 @pytest.mark.parametrize(
