@@ -18,9 +18,12 @@ import typer
 from broker import __version__
 from broker.cli import exits
 from broker.cli.serve import DEFAULT_CONFIG, chosen
+from broker.clock import SystemClock
 from broker.config import Config, load
 from broker.errors import BrokerError, ConfigError, StoreInUse
 from broker.printable import printable
+from broker.seal.settings import SealSettings
+from broker.server.settings import ServerSettings
 
 _DISTRIBUTION = "db-credential-broker"
 _LIBRARIES = ("aiohttp", "apscheduler", "asyncpg", "cryptography", "structlog", "uvloop")
@@ -46,7 +49,7 @@ class Finding:
 def doctor(
     config: Annotated[Path | None, typer.Option(help=f"The configuration to check; {DEFAULT_CONFIG} unless given.")] = None,
 ) -> None:
-    """Checks versions, plugins, configuration, store, key and permissions; with the daemon stopped, each connection too."""
+    """Checks versions, plugins, configuration, certificate, store, key and permissions; with the daemon stopped, each connection too."""
     settings, configured = _configured(config)
     allowed = settings.engines.allowed_distributions if settings else ()
     findings = [*versions(), *import_clash(), *plugins(allowed), *configured, *(_state(settings) if settings else ())]
@@ -99,17 +102,64 @@ def _configured(path: Path | None) -> tuple[Config | None, list[Finding]]:
     return config, [Finding(Verdict.GOOD, "config", str(path or DEFAULT_CONFIG))]
 
 
+def certificate(settings: ServerSettings) -> Iterator[Finding]:
+    """What HTTPS is served with, where that is configured: whether it can be loaded, and until when it is valid."""
+    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415 - slow to load
+
+    from broker.server.listen import tls_context  # noqa: PLC0415 - a command loads its room when it is called
+
+    try:
+        if tls_context(settings) is None or settings.tls_cert_file is None:
+            return
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            yield Finding(Verdict.BAD, "certificate", mistake)
+        return
+    ends = load_pem_x509_certificate(settings.tls_cert_file.read_bytes()).not_valid_after_utc
+    if ends.timestamp() * 1_000 < SystemClock().now_ms():
+        yield Finding(Verdict.BAD, "certificate", f"{settings.tls_cert_file} ended on {ends:%Y-%m-%d}: clients refuse it")
+    else:
+        yield Finding(Verdict.GOOD, "certificate", f"{settings.tls_cert_file}, until {ends:%Y-%m-%d}")
+
+
+def first_key(settings: SealSettings, directory: Path) -> Iterator[Finding]:
+    """The master key before there is a store: the first start makes none but the file of the state directory's owner."""
+    from broker.seal.settings import key_path, provider  # noqa: PLC0415 - a command loads its room when it is called
+
+    path = key_path(settings, directory)
+    if settings.provider == "file" and not os.path.lexists(path):
+        if path.parent == directory or path.parent.is_dir():
+            yield Finding(Verdict.NOTE, "key", f"{path} does not exist yet: the first start makes it")
+        else:
+            yield Finding(Verdict.BAD, "key", f"seal.path: there is no directory {path.parent}: make it, for the broker's user")
+        return
+    try:
+        provider(settings, directory).master_key()
+    except BrokerError as error:
+        yield Finding(Verdict.BAD, "key", str(error))
+    else:
+        yield Finding(Verdict.GOOD, "key", "can be read")
+
+
 def _state(config: Config) -> Iterator[Finding]:
+    from broker.store.sqlite.peek import exists  # noqa: PLC0415 - a command loads its room when it is called
+
+    yield from certificate(config.server)
     directory = config.store.directory
     try:
         found = list(_permissions(directory))
     except FileNotFoundError:
         yield Finding(Verdict.NOTE, "store", f"{directory} does not exist yet: the first start makes it")
+        yield from first_key(config.seal, directory)
         return
     except OSError as error:
         yield Finding(Verdict.BAD, "store", f"store.directory: {directory} can't be looked into ({error.strerror})")
         return
     yield from found
+    if not exists(directory):
+        yield Finding(Verdict.NOTE, "store", f"there is no store in {directory} yet: the first start makes it")
+        yield from first_key(config.seal, directory)
+        return
     try:
         yield from asyncio.run(_opened(config))
     except StoreInUse as in_use:

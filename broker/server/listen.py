@@ -55,6 +55,9 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     """TLS 1.2 and up with the configured certificate; None where none is configured. Raises `ConfigError`."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
+    files = {"server.tls_cert_file": settings.tls_cert_file, "server.tls_key_file": settings.tls_key_file}
+    if unread := [f"{key}: {path} can't be read ({reason})" for key, path in files.items() if (reason := _unreadable(path))]:
+        raise ConfigError(unread)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -62,9 +65,20 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(
-            [f"server.tls_cert_file, server.tls_key_file: not a readable certificate and its key without passphrase ({reason})"]
+            [
+                f"server.tls_cert_file, server.tls_key_file: not a certificate and its key without passphrase, both in PEM ({reason})"
+            ]
         ) from None
     return context
+
+
+def _unreadable(path: Path) -> str | None:
+    # OpenSSL does not say which of the two files it could not open.
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
 
 
 def _no_passphrase() -> str:
