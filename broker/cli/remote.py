@@ -40,7 +40,8 @@ class Remote:
     async def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
         """The answer of `/v1/<path>`; empty where it has no content.
 
-        Raises `PermissionDenied`, `InvalidRequest` with what the broker says, and `Unavailable` where it does not answer.
+        Raises `PermissionDenied`, `InvalidRequest` with what the broker says, `Unavailable` where it does not answer, and
+        `ConfigError` for what is no address.
         """
         unix = self.address.removeprefix(_UNIX) if self.address.startswith(_UNIX) else ""
         url = f"{'http://broker' if unix else self.address.rstrip('/')}/v1/{path}"
@@ -56,6 +57,8 @@ class Remote:
                 ) as response,
             ):
                 return _understood(response.status, await response.read())
+        except aiohttp.InvalidURL:
+            raise ConfigError([f"--address: {self.address} is no address, such as http://127.0.0.1:8200"]) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"the broker at {self.address} does not answer: {error or type(error).__name__}") from None
 
@@ -74,14 +77,19 @@ def remote(address: str, token_file: Path | None, environment: Mapping[str, str]
 
 def _token(token_file: Path | None, environment: Mapping[str, str]) -> Secret:
     if token_file is None and environment.get("VAULT_TOKEN"):
-        return Secret(environment["VAULT_TOKEN"].strip())
+        return _one_line(environment["VAULT_TOKEN"], "VAULT_TOKEN")
     path = token_file or Path(environment.get("HOME", "/")) / ".vault-token"
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise ConfigError([f"no token: {path} can't be read; give --token-file FILE, or set VAULT_TOKEN"]) from None
+    return _one_line(text, str(path))
+
+
+def _one_line(text: str, source: str) -> Secret:
+    text = text.strip()
     if not text.isascii() or not text.isprintable() or not text:
-        raise ConfigError([f"no token: {path} does not hold one"])
+        raise ConfigError([f"no token: {source} does not hold one"])
     return Secret(text)
 
 
@@ -104,6 +112,7 @@ def _understood(status: int, content: bytes) -> dict[str, Any]:
         raise Unavailable(f"what answers is no broker (status {status})")
     if status < HTTPStatus.BAD_REQUEST:
         return body
-    text = "; ".join(str(each).strip() for each in body.get("errors") or []) or f"status {status}"
+    # Vault's texts of several errors have a line for each.
+    text = "; ".join(" ".join(str(each).split()) for each in body.get("errors") or []) or f"status {status}"
     kinds: dict[int, type[BrokerError]] = {HTTPStatus.FORBIDDEN: PermissionDenied, HTTPStatus.TOO_MANY_REQUESTS: Unavailable}
     raise kinds.get(status, Unavailable if status >= HTTPStatus.INTERNAL_SERVER_ERROR else InvalidRequest)(text)
