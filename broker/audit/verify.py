@@ -8,7 +8,9 @@ head that the store kept, and what somebody wrote who had the key.
 
 from __future__ import annotations
 
+import errno
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -111,10 +113,14 @@ def _lines(files: Sequence[Path], report: Report) -> Iterator[_Line]:
     for file in files:
         extent = Extent(file)
         report.extents.append(extent)
-        with _opened(file) as stream:
-            while raw := stream.readline(LINE_MAX):
-                extent.lines += 1
-                yield _Line(extent, extent.lines, raw)
+        try:
+            with _opened(file) as stream:
+                while raw := stream.readline(LINE_MAX):
+                    extent.lines += 1
+                    yield _Line(extent, extent.lines, raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            # What gzip raises does not name the file, and for one that was cut off is no OSError.
+            raise OSError(errno.EIO, str(error), str(file)) from error
 
 
 def _opened(file: Path) -> BinaryIO:

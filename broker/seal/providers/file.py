@@ -32,7 +32,9 @@ def create_key_file(path: Path) -> None:
     except FileExistsError:
         raise KeyUnusable(f"the key file {path} exists already and was left alone: move it away if it is not in use") from None
     except OSError as failure:
-        raise KeyUnusable(f"the key file {path} can't be made ({failure.strerror}): make its directory writable") from failure
+        raise KeyUnusable(
+            f"the key file {path} can't be made ({failure.strerror}): its directory must exist and be writable for the broker"
+        ) from failure
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         # The mode given to open(2) is narrowed by the umask, never widened; this undoes a umask that takes the owner's bits.
         os.fchmod(file.fileno(), 0o600)

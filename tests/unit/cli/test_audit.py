@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def test_an_emptied_log_is_said_once(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_the_callers_mistake(tmp_path: Path) -> None:
-    """The error names the file and the reason."""
+    """The error names the file and the reason, also of one that was packed and then damaged."""
     with pytest.raises(InvalidRequest, match=r"none can't be read: No such file"):
         verify_files([tmp_path / "none"], KEY, None)
+    path = tmp_path / "audit.log"
+    _log(path, 3)
+    (tmp_path / "empty").touch()
+    packed = gzip.compress(path.read_bytes())
+    for name, content in (("cut.gz", packed[:-20]), ("plain.gz", path.read_bytes()), ("bad.gz", packed[:15] + b"\xff" * 9)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidRequest, match=rf"/{name} can't be read: "):
+            verify_files([tmp_path / "empty", tmp_path / name], KEY, None)
