@@ -123,8 +123,8 @@ def _judged(walked: _Walked, anchor: Link | None, known: Link, fragment: Fragmen
         return Resumption(Finding.INTACT, walked.link, terminator)
     if fragment.lines and walked.link == GENESIS:
         raise AuditBroken(
-            "the audit log holds lines that this broker's key did not make, and its store knows of none; "
-            "move the file away, or name another one, and start again"
+            "the audit log holds lines that this broker's key did not make, and its store, which may be new, knows of none; "
+            "if the store was lost, put its copy back; else move the log away, or name another file, and start again"
         )
     return Resumption(Finding.ALTERED if fragment.lines else Finding.TORN, walked.link, terminator, fragment)
 

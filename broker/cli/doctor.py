@@ -157,7 +157,15 @@ def _state(config: Config) -> Iterator[Finding]:
         return
     yield from found
     if not exists(directory):
-        yield Finding(Verdict.NOTE, "store", f"there is no store in {directory} yet: the first start makes it")
+        log_file = config.audit.path or directory / "audit.log"
+        if config.audit.device == "file" and log_file.is_file() and log_file.stat().st_size:
+            yield Finding(
+                Verdict.BAD,
+                "store",
+                f"there is none in {directory}, yet there is an audit log, {log_file}: put the store's copy back",
+            )
+        else:
+            yield Finding(Verdict.NOTE, "store", f"there is no store in {directory} yet: the first start makes it")
         yield from first_key(config.seal, directory)
         return
     try:

@@ -134,7 +134,7 @@ def test_altered_lines_after_the_head_are_an_alert() -> None:
 
 def test_a_strangers_log_is_refused() -> None:
     """A new store does not go on with a log made under another key."""
-    with pytest.raises(AuditBroken, match="move the file away"):
+    with pytest.raises(AuditBroken, match="if the store was lost, put its copy back; else move the log away"):
         examine(io.BytesIO(b"".join(LINES[:3])), Chain(b"l" * 32), None)
 
 

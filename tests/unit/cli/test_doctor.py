@@ -80,6 +80,17 @@ def test_what_would_stop_the_first_start_is_named(
     assert f"bad   {subject:<28} {text}" in report
 
 
+def test_store_that_was_lost_is_no_first_start(told: Told, tmp_path: Path) -> None:
+    """Somebody wrote the audit log, so there was a store."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "audit.log").touch(mode=0o600)
+    assert told("")[0] == 0
+    (tmp_path / "state" / "audit.log").write_text("{}\n")
+    status, report = told("")
+    assert status == 1
+    assert f"there is none in {tmp_path}/state, yet there is an audit log" in report
+
+
 @pytest.mark.parametrize(("days", "status"), [(1, 0), (-1, 1)])
 def test_certificate_is_looked_at(told: Told, tmp_path: Path, days: int, status: int) -> None:
     """One that is valid says until when, one that has ended is a fault."""
