@@ -35,7 +35,7 @@ key is refused, and every mistake is named with its key and what is allowed. Con
 they are written over the API and kept in the store.
 
 Durations are seconds (`3600`) or a text such as `1h30m` or `5d`, where the default is written as one; names that end in `_s`
-are seconds and take fractions.
+are seconds and take fractions. Other numbers stand without quotes; permissions are octal, with `0o` before the digits.
 """
 
 HEAD = """\

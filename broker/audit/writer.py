@@ -116,7 +116,7 @@ class Writer:
 def _tell(found: Resumption) -> None:
     if found.finding in {Finding.NEW, Finding.INTACT}:
         return
-    facts = {"finding": found.finding, "goes_on_after": found.link.sequence, "missing": found.missing}
+    facts = {"finding": str(found.finding), "goes_on_after": found.link.sequence, "missing": found.missing}
     if found.alert:
         _log.error("the audit log is not as it was left", **facts)
     else:
