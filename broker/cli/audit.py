@@ -14,7 +14,7 @@ from rich.text import Text
 from broker.audit.chain import Head
 from broker.audit.verify import Report, verify
 from broker.cli.serve import DEFAULT_CONFIG, chosen
-from broker.errors import InvalidRequest, StoreUnavailable
+from broker.errors import ConfigError, InvalidRequest, StoreUnavailable
 from broker.printable import printable
 
 INTACT, BROKEN, BEGINS_LATE = 0, 1, 2
@@ -53,6 +53,8 @@ def verify_command(
 
     settings = load(chosen(config))
     directory = settings.store.directory
+    if not files and settings.audit.device == "stdout":
+        raise ConfigError(['audit.device: the log goes to standard output ("stdout"): give the files that it was kept in'])
     if not exists(directory):
         raise StoreUnavailable(f"there is no store in {directory}: name the configuration of the broker that wrote the log")
     peeked = peek(directory, provider(settings.seal, directory).master_key())

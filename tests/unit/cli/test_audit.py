@@ -11,8 +11,8 @@ from rich.console import Console
 
 from broker.audit.chain import GENESIS, Chain, Link
 from broker.audit.resume import examine
-from broker.cli.audit import conclude, verify_files
-from broker.errors import InvalidRequest
+from broker.cli.audit import conclude, verify_command, verify_files
+from broker.errors import ConfigError, InvalidRequest
 
 KEY = b"k" * 32
 
@@ -83,6 +83,13 @@ def test_an_emptied_log_is_said_once(tmp_path: Path) -> None:
     code, text = _shown(path, head)
     assert code == 1
     assert "it is empty, and the store knows of 3 entries" in text
+
+
+def test_a_log_on_standard_output_has_no_file(tmp_path: Path) -> None:
+    """Where it was kept only its reader knows."""
+    (tmp_path / "broker.toml").write_text(f'[store]\ndirectory = "{tmp_path}"\n[audit]\ndevice = "stdout"\n')
+    with pytest.raises(ConfigError, match="give the files that it was kept in"):
+        verify_command(config=tmp_path / "broker.toml")
 
 
 def test_an_unreadable_file_is_the_callers_mistake(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,21 @@ def test_ctrl_c_during_the_imports_is_quiet(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
+
+
+def test_closed_standard_files_go_to_nobody_else() -> None:
+    """A file that is opened later does not get the number of one that was closed, and what was closed can't be written."""
+    script = (
+        "import os, sys; from broker.cli.main import main; os.close(0); os.close(1); sys.argv[1:] = ['--version']; sys.stdout = None\n"
+        "try: main()\n"
+        "finally:\n"
+        "    after = os.open(os.devnull, os.O_RDONLY)\n"
+        "    try: written = os.write(1, b'x')\n"
+        "    except OSError as error: written = error.strerror\n"
+        "    print(after, os.read(0, 1), written, sys.stdout.name, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "4 b'' Bad file descriptor /dev/null" in done.stderr
 
 
 def test_without_a_configuration_a_way_on_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
