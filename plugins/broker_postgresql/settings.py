@@ -12,7 +12,7 @@ from broker.engines.usernames import UserNameTemplate
 from broker.errors import InvalidRequest
 from broker.model import Json
 from broker.secret import Secret
-from broker_postgresql.target import Target, holds_password, masked, read_hosts, read_target
+from broker_postgresql.target import Target, holds_password, masked, off_this_machine, read_hosts, read_target
 
 NAME_BYTES = 63
 """PostgreSQL cuts longer names (NAMEDATALEN - 1)."""
@@ -24,7 +24,10 @@ PASSWORD_IN_URL = (
     " information."
 )
 """Vault's own words."""
-
+OPEN_WAY = (
+    "connection_url: without sslmode, as with prefer and allow, no certificate is checked, and with a server that offers no TLS all"
+    " travels in clear; write sslmode=verify-full, with tls_ca, or sslmode=disable where something else protects the way"
+)
 
 LIST: Json = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string", "examples": ["a,b"]}]}
 """JSON Schema of a list that may be written with commas, too."""
@@ -152,6 +155,8 @@ def warnings_about(config: Mapping[str, Json]) -> Sequence[str]:
     found += [f"connection_url: the parameter {name} has no effect here" for name in unused]
     if holds_password(settings.connection_url):
         found.append(PASSWORD_IN_URL)
+    if _way_is_open(settings):
+        found.append(OPEN_WAY)
     return found
 
 
@@ -175,6 +180,14 @@ def first_mistake(mistakes: ValidationError) -> str:
     first: Any = mistakes.errors(include_input=False, include_context=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "value"
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _way_is_open(settings: ConnectionSettings) -> bool:
+    target = settings.target()
+    hosts = [host for host, _ in (*target.hosts, *settings.standbys)]
+    # With one of these two fields TLS is insisted on, whatever the mode.
+    insists = settings.tls_ca or settings.tls_certificate
+    return target.sslmode in ("prefer", "allow") and not insists and any(map(off_this_machine, hosts))
 
 
 def _login(settings: ConnectionSettings) -> tuple[str, str]:

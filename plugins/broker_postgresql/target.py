@@ -5,6 +5,7 @@ PostgreSQL manual 34.1.1 "Connection Strings". Several hosts are allowed. What i
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,16 @@ class Target:
     """For one host; 0 where nothing was said."""
     unused: tuple[str, ...] = field(default=())
     """Names of parameters that mean nothing here."""
+
+
+def off_this_machine(host: str) -> bool:
+    """Whether the way to a host may lead over a network: neither a directory of Unix sockets, nor `localhost`, nor a loopback address."""
+    if host.startswith("/") or host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def read_target(url: str, username: str, password: Secret, *, escape: bool) -> Target:

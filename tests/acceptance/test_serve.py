@@ -43,7 +43,10 @@ def events(broker: BrokerProcess) -> list[str]:
 
 
 async def write_unverified_connection(broker: BrokerProcess) -> None:
-    fields = {"plugin_name": "postgresql-database-plugin", "connection_url": "postgresql://{{username}}:{{password}}@h/d"}
+    fields = {
+        "plugin_name": "postgresql-database-plugin",
+        "connection_url": "postgresql://{{username}}:{{password}}@h/d?sslmode=disable",
+    }
     answer = await broker.request("PUT", "database/config/kept", {**fields, "verify_connection": False})
     assert answer.status == 204, answer
 

@@ -11,7 +11,7 @@ from broker.engines.protocol import Origin
 from broker.errors import InvalidRequest
 from broker_postgresql import Engine
 from broker_postgresql.connector import application_name
-from broker_postgresql.settings import PASSWORD_IN_URL, ConnectionSettings, read_settings, shown, warnings_about
+from broker_postgresql.settings import OPEN_WAY, PASSWORD_IN_URL, ConnectionSettings, read_settings, shown, warnings_about
 from broker_postgresql.terms import RoleOptions
 
 URL = "postgresql://{{username}}:{{password}}@h/d"
@@ -153,7 +153,29 @@ def test_odd_fields_are_warned_of() -> None:
     found = warnings_about(config(connection_url="postgresql://u:p@h/d?options=x", colour="red", auth_type="gcp_iam"))
     assert [warning.split(":")[0] for warning in found[:3]] == ["auth_type", "colour", "connection_url"]
     assert found[3] == PASSWORD_IN_URL
-    assert not warnings_about(config())
+    assert not warnings_about(config(connection_url=f"{URL}?sslmode=disable"))
+
+
+@pytest.mark.parametrize(
+    ("where", "fields", "warned"),
+    [
+        ("db.example/d", {}, True),
+        ("db.example/d?sslmode=allow", {}, True),
+        ("192.0.2.1/d", {}, True),
+        ("127.0.0.1,db.example/d", {}, True),
+        ("127.0.0.1/d", {"standbys": ["db.example:5432"]}, True),
+        ("127.0.0.1/d", {}, False),
+        ("[::1]/d", {}, False),
+        ("localhost/d", {}, False),
+        ("/d?host=/run/postgresql", {}, False),
+        ("db.example/d", {"tls_ca": "a"}, False),
+        *((f"db.example/d?sslmode={mode}", {}, False) for mode in ("disable", "require", "verify-ca", "verify-full")),
+    ],
+)
+def test_way_that_may_be_open_is_warned_of(where: str, fields: dict[str, Any], warned: bool) -> None:  # noqa: FBT001 - a parameter
+    """Whoever leaves `sslmode` out hears that TLS is not insisted on, unless the way never leaves the machine."""
+    found = warnings_about(config(connection_url=f"postgresql://{{{{username}}}}:{{{{password}}}}@{where}", **fields))
+    assert (OPEN_WAY in found) == warned
 
 
 def test_secret_fields_are_never_shown() -> None:
