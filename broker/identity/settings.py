@@ -13,7 +13,10 @@ class TokenSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     default_ttl: ConfiguredSeconds = Field(
-        86_400, ge=1, description="How long a token lives when its request does not say; seconds or a text such as 24h."
+        86_400,
+        ge=1,
+        description="How long a token lives when its request does not say; seconds or a text such as 24h. One with the policy root"
+        " that a root token without end makes has no end then.",
     )
     max_ttl: ConfiguredSeconds = Field(
         2_764_800,
