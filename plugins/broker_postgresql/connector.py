@@ -11,6 +11,7 @@ import asyncpg
 from broker.engines.protocol import Origin
 from broker.errors import DatabaseUnavailable
 from broker.secret import Secret
+from broker_postgresql import framing
 from broker_postgresql.hosts import Hosts
 from broker_postgresql.primary import remembered
 from broker_postgresql.queries import QUERIES
@@ -127,7 +128,7 @@ class Connector:
 
     async def wire_of(self, host: str, port: int, user: str, password: Secret) -> Wire:
         """A bare connection of somebody else's login to the home database of one host. Raises what the driver raises."""
-        return await asyncpg.connect(
+        return await framing.connect(
             host=host,
             port=port,
             user=user,
@@ -178,7 +179,7 @@ class Connector:
         return Session(wire, greeting, cluster, line)
 
     async def _wire(self, host: str, port: int, purpose: Purpose, database: str) -> Wire:
-        return await asyncpg.connect(
+        return await framing.connect(
             host=host,
             port=port,
             user=self.target.user,

@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 
 from broker.errors import DatabaseUnavailable, EngineError
+from broker_postgresql.framing import BrokenAnswer
 
 _UNAVAILABLE = ("08", "25006", "25P03", "25P04", "28", "3D000", "53", "57", "58")
 """Starts of codes: connection, read-only, transaction cut off, our own login refused, resources, operator, system."""
@@ -61,5 +62,6 @@ def is_foreseen(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The error's own text, without what the driver adds below it."""
-    return str(error).partition("\n")[0]
+    """The error's own text, without what the driver adds below it; of a connection that we cut, why."""
+    told = error.__cause__ if isinstance(error.__cause__, BrokenAnswer) else error
+    return str(told).partition("\n")[0]

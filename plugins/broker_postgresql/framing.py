@@ -1,0 +1,157 @@
+"""What a server sends, looked at before the driver reads it.
+
+The driver believes every length that it is told. A message that says it is shorter than its own head has the driver read the same bytes
+for ever, or bytes that are not its own: all of the broker stands still or dies, for one server that is broken or means harm. A message or
+an answer without end fills the memory until the call is given up. So both are looked for here, and a connection that breaks the rules
+is cut (PostgreSQL manual, "Message Formats").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from broker_postgresql.session import Wire
+
+    _Base = asyncpg.Connection[asyncpg.Record]
+else:
+    _Base = asyncpg.Connection
+
+ANSWER_MAX = 64 * 1024 * 1024
+"""How many bytes a server may send until it is ready for the next query; the longest answers here are some megabytes."""
+_HEAD = 5
+"""A letter, and the length of all that follows it, itself included, as a signed 32-bit number."""
+_LENGTH = 4
+_READY_FOR_QUERY = b"Z"
+
+
+class BrokenAnswer(ConnectionError):
+    """the server does not keep to the protocol."""
+
+
+class Frames:
+    """Follows the messages of one server through the pieces in which they come. Pure."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        """The beginning of a head that the next piece goes on with."""
+        self._left = 0
+        """How much of the message is still to come."""
+        self._answer = 0
+
+    def follow(self, data: bytes) -> None:
+        """Takes the next piece. Raises `BrokenAnswer`; then no more may be read of this server."""
+        position, end = 0, len(data)
+        while position < end:
+            if self._left:
+                taken = min(self._left, end - position)
+                self._left -= taken
+                position += taken
+                continue
+            head = self._head + data[position : position + _HEAD - len(self._head)]
+            position += len(head) - len(self._head)
+            self._head = b"" if len(head) == _HEAD else head
+            if not self._head:
+                self._begin(head)
+
+    def _begin(self, head: bytes) -> None:
+        length = int.from_bytes(head[1:], "big", signed=True)
+        if length < _LENGTH:
+            raise BrokenAnswer(f"the server broke the protocol: a message of {length} bytes")
+        self._answer += length
+        if self._answer > ANSWER_MAX:
+            raise BrokenAnswer(f"the server answered with more than {ANSWER_MAX} bytes")
+        self._left = length - _LENGTH
+        if head.startswith(_READY_FOR_QUERY):
+            self._answer = 0
+
+
+class _Inspected(asyncio.Protocol):
+    """Passes on to the driver's protocol what keeps to the rules."""
+
+    def __init__(self, driver: asyncio.Protocol, transport: asyncio.Transport | None = None) -> None:
+        self.driver = driver
+        self._transport = transport
+        self._frames = Frames()
+        self._broken: BrokenAnswer | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.driver.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._broken is not None:
+            return
+        try:
+            self._frames.follow(data)
+        except BrokenAnswer as broken:
+            self._broken = broken
+            if self._transport is not None:
+                self._transport.abort()
+        else:
+            self.driver.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.driver.connection_lost(self._broken or exc)
+
+    def eof_received(self) -> bool | None:
+        return self.driver.eof_received()
+
+    def pause_writing(self) -> None:
+        self.driver.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.driver.resume_writing()
+
+
+class _Transport:
+    """A transport after the TLS handshake, to which the driver then gives its protocol."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def set_protocol(self, driver: asyncio.Protocol) -> None:
+        self._transport.set_protocol(_Inspected(driver, self._transport))
+
+
+class _Loop:
+    """The event loop as the driver sees it while it connects: it offers no other way to stand between the network and the driver."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, factory: Callable[[], asyncio.Protocol], *arguments: Any, **options: Any) -> Any:
+        transport, protocol = await self._loop.create_connection(lambda: _inspected(factory()), *arguments, **options)
+        return transport, protocol.driver if isinstance(protocol, _Inspected) else protocol
+
+    async def start_tls(self, *arguments: Any, **options: Any) -> Any:
+        transport = await self._loop.start_tls(*arguments, **options)
+        return None if transport is None else _Transport(transport)
+
+
+def _inspected(protocol: asyncio.Protocol) -> asyncio.Protocol:
+    # What asks a server whether it speaks TLS gets one letter, no messages.
+    return _Inspected(protocol) if isinstance(protocol, asyncpg.protocol.Protocol) else protocol
+
+
+class _Connection(_Base):
+    """The driver's connection, which goes on with the real loop: tasks are found by it."""
+
+    def __init__(self, protocol: Any, transport: Any, _loop: Any, *rest: Any) -> None:
+        super().__init__(protocol, transport, asyncio.get_running_loop(), *rest)
+
+
+async def connect(**options: Any) -> Wire:
+    """`asyncpg.connect` to a host over TCP, inspected. Raises what the driver raises, `BrokenAnswer` being the cause where it was one."""
+    loop: Any = _Loop(asyncio.get_running_loop())
+    return await asyncpg.connect(loop=loop, connection_class=_Connection, **options)
