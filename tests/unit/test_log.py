@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import structlog
 
-from broker.log import LogSettings, configure
+from broker.log import Lines, LogSettings, configure
 from broker.secret import Secret
 
 
@@ -91,3 +93,34 @@ def test_terminal_obeys_no_name_of_others(capsys: pytest.CaptureFixture[str]) ->
         assert f"first={name!r}" in written
         assert name not in written
         assert "\nValueError: odd" in written
+
+
+def test_pipe_that_nobody_empties_stops_nobody() -> None:
+    """Lines are lost and counted while the pipe is full; then the log goes on at the beginning of a line, and says how many."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as reader, os.fdopen(writing, "w") as pipe:
+        lines = Lines(pipe)
+        sent = 40
+        for _ in range(sent):
+            lines.write("x" * 9_999 + "\n")
+        whole, _, begun = reader.read(1 << 20).rpartition(b"\n")
+        lines.write('{"event": "goes on"}\n')
+        rest, note, line = reader.read(1 << 20).splitlines()
+        assert b"x" in begun
+        assert not rest
+        assert json.loads(note)["lines"] == sent - len(whole.splitlines())
+        assert json.loads(line) == {"event": "goes on"}
+
+
+def test_log_that_can_not_be_written_fails_nobody(tmp_path: Path) -> None:
+    """A full disc, a reader that is gone and a stream that is closed cost the lines alone."""
+    with Path("/dev/full").open("w") as full:
+        Lines(full).write("lost\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        Lines(pipe).write("lost\n")
+    closed = (tmp_path / "log").open("w")
+    lines = Lines(closed)
+    closed.close()
+    lines.write("lost\n")
