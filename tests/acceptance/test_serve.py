@@ -185,6 +185,24 @@ def test_systemd_hears_of_readiness_and_of_the_end(tmp_path: Path) -> None:
                 serving.kill()
 
 
+def test_closed_standard_streams_are_nobody_elses(tmp_path: Path) -> None:
+    """No file or socket of the broker gets their numbers, and it starts, runs and ends as usual."""
+    config = BrokerProcess(tmp_path).config
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(120)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *SERVE, config]
+        with subprocess.Popen(command, env=environment) as serving:
+            try:
+                assert notify.recv(100) == b"READY=1"
+                assert {str(Path(f"/proc/{serving.pid}/fd/{number}").readlink()) for number in range(3)} == {os.devnull}
+                serving.terminate()
+                assert serving.wait(120) == 0
+            finally:
+                serving.kill()
+
+
 # doors ----------------------------------------------------------------------------------------------------------------
 
 
