@@ -71,12 +71,14 @@ def store_error(failure: Exception) -> BrokerError:
 
 
 def commit_error(failure: Exception) -> BrokerError:
-    """The error of a whole transaction that failed.
+    """The error of a whole transaction that failed; of ours, one that says the same.
 
     Where the flush of its commit failed, what was written may come back after a crash, and only then.
     """
     if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC:
         return OutcomeUnknown("the disc of the store did not confirm a write (SQLITE_IOERR_FSYNC): it may have happened")
+    if isinstance(failure, StoreUnavailable):
+        return StoreUnavailable(str(failure))
     return store_error(failure)
 
 

@@ -50,6 +50,32 @@ class DirectoryLock:
             self._descriptor = -1
 
 
+class Place:
+    """Where the open database and its log stood when they were first looked at; from then on, whether they still do.
+
+    SQLite goes on with a file that was moved or removed, and all that it writes is lost with the process
+    (https://www.sqlite.org/howtocorrupt.html, section 4). Belongs to one thread.
+    """
+
+    def __init__(self, database: Path) -> None:
+        database = database.absolute()
+        self._paths = (database, database.with_name(f"{database.name}-wal"))
+        self._known: list[tuple[int, int]] = []
+
+    def check(self) -> None:
+        """Raises StoreUnavailable while another file, or none, has the name of one of them."""
+        try:
+            found = [(status.st_dev, status.st_ino) for status in map(os.stat, self._paths)]
+        except OSError:
+            found = []
+        if not found or self._known not in ([], found):
+            raise StoreUnavailable(
+                f"the store file {self._paths[0]} or its log was moved, removed or replaced under the running broker, so nothing was done: "
+                "put it back, or stop the broker and restore the store"
+            )
+        self._known = found
+
+
 def make_directory(directory: Path) -> None:
     """Makes the directory with mode 0700, or checks one that is there. Raises StoreUnavailable when others may write to it."""
     try:

@@ -516,3 +516,27 @@ async def test_new_data_key_is_stored_with_what_it_seals(opened: Any, monkeypatc
     assert versions > 2
     async with opened() as store:
         assert [document.body for document in await store.changes_since(0)] == [b"body"] * 20
+
+
+# moved, removed or replaced while it is open ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("store.db",), ("store.db-wal",), ("store.db", "store.db-wal", "store.db-shm")])
+async def test_nothing_is_written_to_a_file_that_was_moved_away(
+    store: SqliteStore, book: Any, directory: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """SQLite would go on as if nothing had happened, and all of it be lost at the end; back in its place the file is written again."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    token = await book.token()
+    for name in names:
+        (directory / name).rename(elsewhere / name)
+    with pytest.raises(StoreUnavailable, match="moved, removed or replaced"):
+        await book.token()
+    for name in names:
+        shutil.copyfile(elsewhere / name, directory / name)
+    with pytest.raises(StoreUnavailable, match="moved, removed or replaced"):
+        await book.reserved(token)
+    for name in names:
+        (elsewhere / name).rename(directory / name)
+    await book.reserved(token)
