@@ -91,6 +91,9 @@ class Writer:
             self._take_back()
         if self._open and self._device.stale():
             self.close()
+            if not self.open().alert:
+                # Its end may look as after a rotation, which nobody asked for, and what stood before is not read again.
+                _log.warning("the audit log was emptied, deleted or touched by somebody else", device=str(self._device))
         if not self._open:
             self.open()
         return self._link or GENESIS

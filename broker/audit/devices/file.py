@@ -25,6 +25,8 @@ class FileDevice:
         self._path = path
         self._fd = _CLOSED
         self._flushed_size = 0
+        self._written = 0
+        """Bytes since the last flush."""
 
     def __str__(self) -> str:
         return str(self._path)
@@ -42,7 +44,7 @@ class FileDevice:
         except OSError:
             self.close()
             raise
-        self._flushed_size = os.fstat(self._fd).st_size
+        self._flushed_size, self._written = os.fstat(self._fd).st_size, 0
 
     def reader(self) -> BinaryIO:
         """See `AuditDevice.reader`. It shares the file position with the writer, which O_APPEND makes harmless."""
@@ -63,17 +65,20 @@ class FileDevice:
             if written == 0:
                 raise OSError(errno.EIO, "the file takes no more bytes")
             rest = rest[written:]
+            self._written += written
 
     def flush(self) -> None:
         """See `AuditDevice.flush`."""
         os.fdatasync(self._fd)
-        self._flushed_size = os.fstat(self._fd).st_size
+        # Not what the file has by now: what somebody else did to it meanwhile would pass for ours.
+        self._flushed_size, self._written = self._flushed_size + self._written, 0
 
     def take_back(self) -> None:
         """See `AuditDevice.take_back`."""
         # A file that somebody truncated meanwhile must not grow again: it would be filled with zeros.
         if os.fstat(self._fd).st_size > self._flushed_size:
             os.ftruncate(self._fd, self._flushed_size)
+        self._written = 0
 
     def close(self) -> None:
         """See `AuditDevice.close`."""

@@ -163,3 +163,15 @@ def test_an_open_that_fails_leaves_nothing_open(device: Any, key: bytes, clock: 
     with pytest.raises(OSError, match="Input/output"):
         Writer(device, Chain(key), clock, None).open()
     assert device.calls == ["open", "reader", "close"]
+
+
+@pytest.mark.parametrize("left", [b"", None], ids=["emptied", "cut"])
+def test_log_that_somebody_else_touched_is_told(
+    writer: Writer, device: Any, entry: Callable[[object], bytes], left: bytes | None
+) -> None:
+    """An emptied log looks as after a rotation; since nobody asked for one, it is said aloud all the same."""
+    writer.append([entry(1), entry(2)])
+    device.content = device.content.splitlines(keepends=True)[0] if left is None else left
+    with capture_logs() as logs:
+        writer.append([entry(3)])
+    assert [line["log_level"] for line in logs if line["log_level"] != "info"] == ["warning" if left == b"" else "error"]

@@ -117,6 +117,15 @@ def test_a_touched_file_is_stale_and_a_renamed_one_is_not(opened: FileDevice, pa
     assert opened.stale()
 
 
+@pytest.mark.parametrize("size", [0, 30], ids=["emptied", "longer"])
+def test_a_file_touched_between_write_and_flush_is_stale(opened: FileDevice, path: Path, size: int) -> None:
+    """What somebody does to it while a batch is on its way does not pass for a part of that batch."""
+    opened.write(b"line\n")
+    os.truncate(path, size)
+    opened.flush()
+    assert opened.stale()
+
+
 def test_a_symlink_is_refused(path: Path, tmp_path: Path) -> None:
     """Who can place a link must not choose what the broker appends to."""
     (tmp_path / "target").touch(0o600)
