@@ -23,10 +23,14 @@ else:
 
 ANSWER_MAX = 64 * 1024 * 1024
 """How many bytes a server may send until it is ready for the next query; the longest answers here are some megabytes."""
+MESSAGE_MAX = 1024 * 1024
+"""The longest message that is no row of a table. The driver puts texts together so that the time grows with the square of their length:
+an error of 50 MB stops all of the broker for four seconds, one of this length for some milliseconds."""
 _HEAD = 5
 """A letter, and the length of all that follows it, itself included, as a signed 32-bit number."""
 _LENGTH = 4
 _READY_FOR_QUERY = b"Z"
+_ROW = b"D"
 
 
 class BrokenAnswer(ConnectionError):
@@ -62,6 +66,8 @@ class Frames:
         length = int.from_bytes(head[1:], "big", signed=True)
         if length < _LENGTH:
             raise BrokenAnswer(f"the server broke the protocol: a message of {length} bytes")
+        if length > MESSAGE_MAX and not head.startswith(_ROW):
+            raise BrokenAnswer(f"the server sent a message of {length} bytes")
         self._answer += length
         if self._answer > ANSWER_MAX:
             raise BrokenAnswer(f"the server answered with more than {ANSWER_MAX} bytes")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_postgresql.framing import ANSWER_MAX, BrokenAnswer, Frames
+from broker_postgresql.framing import ANSWER_MAX, MESSAGE_MAX, BrokenAnswer, Frames
 
 
 def message(letter: bytes, body: bytes = b"") -> bytes:
@@ -42,6 +42,15 @@ def test_message_without_end_is_refused_by_its_head() -> None:
     """Nothing of it is waited for."""
     with pytest.raises(BrokenAnswer, match="more than"):
         Frames().follow(b"D" + (ANSWER_MAX + 1).to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("letter", [b"E", b"N", b"S", b"T"])
+def test_long_text_is_refused_where_no_row_is_expected(letter: bytes) -> None:
+    """The driver would be busy with it, and nobody else be served; a row may be as long."""
+    frames = Frames()
+    frames.follow(message(b"D", bytes(MESSAGE_MAX)) + message(letter, bytes(MESSAGE_MAX - 4)))
+    with pytest.raises(BrokenAnswer, match=f"a message of {MESSAGE_MAX + 1} bytes"):
+        frames.follow(letter + (MESSAGE_MAX + 1).to_bytes(4, "big"))
 
 
 def test_answer_without_end_is_refused() -> None:
