@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -99,6 +100,8 @@ class Engine:
         self._standbys = Standbys(self._settings.standbys, connector, self._lanes)
         self._stock = Stock(new_password, self._settings.scram_iterations)
         self._server_clock: tuple[int, float] | None = None
+        self._began: datetime | None = None
+        """When we connected first, by the server's clock, as far as it matters (see `sweep.twins`)."""
         self._hidden = Hidden(where)
         self._creators = Creators(origin.broker)
         self._issuer = Issuer(self._lanes, self._creators, self._server_now_ms, sends_verifier=self._settings.sends_verifier)
@@ -246,8 +249,12 @@ class Engine:
 
     async def sweep(self) -> Sequence[Swept]:
         """See `Engine.sweep`."""
+        async with self._lanes.revoking.session() as session:
+            # Before a stage begins, which tells the sessions of other processes to end.
+            self._began = self._began or session.greeting.backend_start
+            twins = await sweep.twins(session, self._origin, self._began)
         swept = await self._stage((), lambda session, _: sweep.sweep(session))
-        return [*swept, *await self._standbys.sweep()]
+        return [*twins, *swept, *await self._standbys.sweep()]
 
     async def abandoned(self) -> Sequence[Swept]:
         """See `Engine.abandoned`."""

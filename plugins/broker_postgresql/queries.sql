@@ -106,6 +106,13 @@ WHERE a.application_name LIKE $1 AND a.application_name <> $2 AND a.pid <> pg_ba
   a.usename = current_user
   OR EXISTS (SELECT FROM pg_roles r WHERE (r.rolsuper OR r.rolcreaterole) AND pg_has_role(a.usesysid, r.oid, 'MEMBER')))
 
+-- :name twins
+-- Hosts from which our own login works for another process of this broker that cannot be one before us: it connected after $3, when we had
+-- begun. $1 LIKE pattern of the broker's sessions, $2 name of this boot's.
+SELECT DISTINCT coalesce(host(client_addr), 'the server itself') AS host FROM pg_stat_activity
+WHERE application_name LIKE $1 AND application_name <> $2 AND usename = current_user AND backend_start > $3::timestamptz
+ORDER BY host LIMIT 8
+
 -- :name terminate_late
 -- $1 pid, $2 OID of its login
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND usesysid = $2

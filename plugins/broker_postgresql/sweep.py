@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from broker.engines.protocol import Swept
+from datetime import datetime
+
+from broker.engines.protocol import Origin, Swept
 from broker.errors import EngineError, UserRemains
 from broker_postgresql import sessions
+from broker_postgresql.connector import application_name
+from broker_postgresql.late import starting_with
 from broker_postgresql.queries import QUERIES
 from broker_postgresql.quoting import identifier
 from broker_postgresql.session import Session
 
 _STILL_OPEN = "sessions of a user that is no more go on; they were told to end"
 _POWERLESS = "the broker's login may not end sessions of users that are no more, should one slip through"
+_TWIN = (
+    "another broker with a copy of this one's store works here, too (from {hosts}): each takes the users of both for its own, and"
+    " ends what the other made; stop one of them"
+)
+
+
+async def twins(session: Session, origin: Origin, since: datetime) -> list[Swept]:
+    """Says so where another process of this broker has connected after `since`, by the server's clock, when this one had begun.
+
+    Raises what the driver raises.
+    """
+    patterns = (starting_with(f"broker/{origin.broker}/"), application_name(origin))
+    rows = await session.rows(QUERIES["twins"], *patterns, since)
+    return [Swept(error=EngineError(_TWIN.format(hosts=", ".join(row["host"] for row in rows))))] if rows else []
 
 
 async def sweep(session: Session, place: str = "") -> list[Swept]:

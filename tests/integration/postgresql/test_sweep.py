@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
@@ -92,3 +93,22 @@ async def test_user_made_while_sweeping_is_no_stranger(scene: Any, monkeypatch: 
     assert [each for each in await getattr(scene.engine, verb)() if each.identity] == []
     assert len(looks) == 2
     assert await wire.fetchval("SELECT 1") == 1
+
+
+async def test_broker_with_a_copy_of_the_store_is_told(scene: Any) -> None:
+    """Another process that connects after us can't be one before us, and is named until it is gone; one that came before is not."""
+
+    def twins(swept: Any) -> list[str]:
+        return [str(each.error) for each in swept if "copy of this one's store" in str(each.error)]
+
+    before = await scene.another_engine(boot="before")
+    await before.open()
+    assert twins(await scene.engine.sweep()) == []
+    twin = await scene.another_engine(boot="twin")
+    await twin.open()
+    [told] = twins(await scene.engine.sweep())
+    assert "127.0.0.1" in told
+    await twin.close()
+    async with asyncio.timeout(60):
+        while twins(await scene.engine.sweep()):
+            await asyncio.sleep(0.02)
