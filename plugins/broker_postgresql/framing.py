@@ -64,6 +64,9 @@ class Frames:
 
     def _begin(self, head: bytes) -> None:
         length = int.from_bytes(head[1:], "big", signed=True)
+        if not head[:1].isalnum():
+            # Zero above all: while such a message is incomplete, the driver takes the next piece's first byte for another letter.
+            raise BrokenAnswer(f"the server broke the protocol: a message of the kind {head[:1]!r}")
         if length < _LENGTH:
             raise BrokenAnswer(f"the server broke the protocol: a message of {length} bytes")
         if length > MESSAGE_MAX and not head.startswith(_ROW):

@@ -38,6 +38,13 @@ def test_message_shorter_than_its_head_is_refused(length: int) -> None:
         Frames().follow(READY + b"S" + length.to_bytes(4, "big", signed=True))
 
 
+@pytest.mark.parametrize("letter", [b"\x00", b"\xff", b" "])
+def test_message_of_no_letter_is_refused(letter: bytes) -> None:
+    """The driver would lose its place after one of the kind zero that comes in two pieces."""
+    with pytest.raises(BrokenAnswer, match="of the kind"):
+        Frames().follow(READY + letter + (100).to_bytes(4, "big"))
+
+
 def test_message_without_end_is_refused_by_its_head() -> None:
     """Nothing of it is waited for."""
     with pytest.raises(BrokenAnswer, match="more than"):
