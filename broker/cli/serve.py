@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +24,6 @@ def serve(
     address: Annotated[str | None, typer.Option(help="With --dev: where to listen, 127.0.0.1:8200 unless given.")] = None,
 ) -> None:
     """Runs the broker until SIGTERM; SIGHUP reopens the audit log."""
-    _hold_standard_streams()
     # Nothing is open yet: whoever rotates the log meanwhile needs nothing of us, and its default action would end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if dev and config is not None:
@@ -39,20 +36,6 @@ def serve(
     from broker import config as configuration  # noqa: PLC0415 - a command loads its room when it is called
 
     _run(configuration.load(chosen(config)))
-
-
-def _hold_standard_streams() -> None:
-    """Opens what was closed of the three, lest a file or socket of ours gets its number: prints would go there, and uvloop gives up.
-
-    For reading alone: audit entries for a standard output that was closed are refused, not lost.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY)
-    if getattr(sys, "stderr", None) is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as we run
 
 
 def chosen(config: Path | None) -> Path:

@@ -9,6 +9,7 @@ is cut (PostgreSQL manual, "Message Formats").
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +27,7 @@ ANSWER_MAX = 64 * 1024 * 1024
 MESSAGE_MAX = 1024 * 1024
 """The longest message that is no row of a table. The driver puts texts together so that the time grows with the square of their length:
 an error of 50 MB stops all of the broker for four seconds, one of this length for some milliseconds."""
-_HEAD = 5
+_HEAD = struct.Struct(">ci")
 """A letter, and the length of all that follows it, itself included, as a signed 32-bit number."""
 _LENGTH = 4
 _READY_FOR_QUERY = b"Z"
@@ -49,34 +50,31 @@ class Frames:
 
     def follow(self, data: bytes) -> None:
         """Takes the next piece. Raises `BrokenAnswer`; then no more may be read of this server."""
-        position, end = 0, len(data)
-        while position < end:
-            if self._left:
-                taken = min(self._left, end - position)
-                self._left -= taken
-                position += taken
-                continue
-            head = self._head + data[position : position + _HEAD - len(self._head)]
-            position += len(head) - len(self._head)
-            self._head = b"" if len(head) == _HEAD else head
-            if not self._head:
-                self._begin(head)
+        data, self._head = self._head + data, b""
+        position, end, answer = self._left, len(data), self._answer
+        # Every row of every answer comes by here.
+        while position + _HEAD.size <= end:
+            letter, length = _HEAD.unpack_from(data, position)
+            answer += length
+            if not _LENGTH <= length <= MESSAGE_MAX or answer > ANSWER_MAX or not letter.isalnum():
+                _judge(letter, length, answer)
+            if letter == _READY_FOR_QUERY:
+                answer = 0
+            position += 1 + length
+        self._head = data[position:]
+        self._left, self._answer = max(0, position - end), answer
 
-    def _begin(self, head: bytes) -> None:
-        length = int.from_bytes(head[1:], "big", signed=True)
-        if not head[:1].isalnum():
-            # Zero above all: while such a message is incomplete, the driver takes the next piece's first byte for another letter.
-            raise BrokenAnswer(f"the server broke the protocol: a message of the kind {head[:1]!r}")
-        if length < _LENGTH:
-            raise BrokenAnswer(f"the server broke the protocol: a message of {length} bytes")
-        if length > MESSAGE_MAX and not head.startswith(_ROW):
-            raise BrokenAnswer(f"the server sent a message of {length} bytes")
-        self._answer += length
-        if self._answer > ANSWER_MAX:
-            raise BrokenAnswer(f"the server answered with more than {ANSWER_MAX} bytes")
-        self._left = length - _LENGTH
-        if head.startswith(_READY_FOR_QUERY):
-            self._answer = 0
+
+def _judge(letter: bytes, length: int, answer: int) -> None:
+    if not letter.isalnum():
+        # Zero above all: while such a message is incomplete, the driver takes the next piece's first byte for another letter.
+        raise BrokenAnswer(f"the server broke the protocol: a message of the kind {letter!r}")
+    if length < _LENGTH:
+        raise BrokenAnswer(f"the server broke the protocol: a message of {length} bytes")
+    if length > MESSAGE_MAX and letter != _ROW:
+        raise BrokenAnswer(f"the server sent a message of {length} bytes")
+    if answer > ANSWER_MAX:
+        raise BrokenAnswer(f"the server answered with more than {ANSWER_MAX} bytes")
 
 
 class _Inspected(asyncio.Protocol):
