@@ -419,8 +419,11 @@ ORDER BY schema
 -- others' functions or types (the server itself evaluates indexes' ones as the owner when it analyses), and being a partition or child of
 -- another owner's table or having one (an index on the one is built on the other as its owner). Taking a partition off has the server
 -- look through foreign keys to the whole table, with their casts and policies and with the rights of whoever takes it off: never our code.
--- So those go first, and `ours` says whether that is for us to do: not where both tables are others'. OFFSET keeps the look-ups by
--- object: whatever else is planned for catalogues that nobody analysed takes minutes where there are thousands. $2 rows.
+-- So those go first, and `ours` says whether that is for us to do: not where both tables are others'. It has the server read the key of the
+-- table above, too, and compute what is constant in it: where anything there is not the server's own, nobody takes the partition off. A key
+-- never changes, but its table's name may be another's by the time that the statement runs. So it looks at that behind its locks, of which the
+-- one on the schema's row, against a new name for that, comes of a REVOKE of what nobody can have. OFFSET keeps the look-ups by object:
+-- whatever else is planned for catalogues that nobody analysed takes minutes where there are thousands. $2 rows.
 WITH mine AS MATERIALIZED (
   SELECT d.classid, d.objid
   FROM pg_shdepend d
@@ -524,8 +527,13 @@ WITH mine AS MATERIALIZED (
   SELECT h.inhrelid, h.inhparent, h.inhrelid
   FROM tables CROSS JOIN LATERAL (SELECT inhrelid, inhparent FROM pg_inherits WHERE inhparent = tables.oid OFFSET 0) h
 ), parted AS MATERIALIZED (
-  SELECT l.child, l.parent, c.relispartition AS partition
-  FROM linked l JOIN pg_class o ON o.oid = l.other JOIN pg_class c ON c.oid = l.child
+  SELECT l.child, l.parent, p.relnamespace::regnamespace AS schema, c.relispartition AS partition, EXISTS (
+           SELECT FROM pg_partitioned_table k
+           JOIN pg_depend e ON e.classid = 'pg_class'::regclass AND e.objid = k.partrelid AND e.objsubid = 0
+           WHERE k.partrelid = l.parent AND k.partexprs IS NOT NULL AND e.refobjid >= 16384
+             AND e.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass, 'pg_opclass'::regclass,
+               'pg_type'::regclass)) AS keyed
+  FROM linked l JOIN pg_class o ON o.oid = l.other JOIN pg_class c ON c.oid = l.child JOIN pg_class p ON p.oid = l.parent
   WHERE o.relowner <> $1::oid
 ), crossing AS MATERIALIZED (
   SELECT DISTINCT k.oid
@@ -543,12 +551,15 @@ WITH mine AS MATERIALIZED (
   SELECT 'pg_constraint'::regclass, oid, 0, true FROM crossing
 )
 SELECT format('%s below %s', pg_describe_object('pg_class'::regclass, child, 0), pg_describe_object('pg_class'::regclass, parent, 0))
-         AS object,
-       CASE WHEN partition THEN format('DO %L', format(
-           'BEGIN LOCK TABLE ONLY %1$s, ONLY %2$s IN ACCESS EXCLUSIVE MODE; IF EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE '
-           'confrelid OPERATOR(pg_catalog.=) %3$L::pg_catalog.regclass AND conparentid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid) '
+         || CASE WHEN keyed THEN ' (whose key is code, so it is not taken off)' ELSE '' END AS object,
+       CASE WHEN keyed THEN NULL WHEN partition THEN format('DO %L', format(
+           'BEGIN LOCK TABLE ONLY %1$s, ONLY %2$s IN ACCESS EXCLUSIVE MODE; '
+           'REVOKE GRANT OPTION FOR USAGE ON SCHEMA %3$s FROM PUBLIC; '
+           'IF %4$L::pg_catalog.regclass OPERATOR(pg_catalog.<>) ''%5$s''::pg_catalog.oid THEN RAISE ''another table has that name''; END IF; '
+           'IF EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE '
+           'confrelid OPERATOR(pg_catalog.=) %6$L::pg_catalog.regclass AND conparentid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid) '
            'THEN RAISE ''foreign keys refer to the partition''; END IF; ALTER TABLE %1$s DETACH PARTITION %2$s; END',
-           parent::regclass, child::regclass, child::regclass::text))
+           parent::regclass, child::regclass, schema, parent::regclass::text, parent, child::regclass::text))
          ELSE format('ALTER TABLE %s NO INHERIT %s', child::regclass, parent::regclass) END AS statement,
        true AS ours, false AS first, child AS place
 FROM parted

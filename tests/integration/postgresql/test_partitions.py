@@ -45,19 +45,27 @@ REFERRED = (
 anybody but the user and its group, it counts, and no rollback undoes that."""
 
 
-def parting(how: str | tuple[str, str], n: int) -> str:
-    """The remedy that parts the two tables, in as many words as it is told."""
+def parting(how: str | tuple[str, str], n: int, oid: int = 0) -> str:
+    """The remedy that parts the two tables, in as many words as it is told; `oid` is that of the upper one."""
     if isinstance(how, tuple):
         table, partition = (name.replace("{n}", f"{n}") for name in how)
-        name = partition.replace("'", "''")
+        above, name = table.replace("'", "''"), partition.replace("'", "''")
         body = (
-            f"BEGIN LOCK TABLE ONLY {table}, ONLY {partition} IN ACCESS EXCLUSIVE MODE; IF EXISTS (SELECT FROM pg_catalog.pg_constraint"
+            f"BEGIN LOCK TABLE ONLY {table}, ONLY {partition} IN ACCESS EXCLUSIVE MODE;"
+            " REVOKE GRANT OPTION FOR USAGE ON SCHEMA public FROM PUBLIC;"
+            f" IF '{above}'::pg_catalog.regclass OPERATOR(pg_catalog.<>) '{oid}'::pg_catalog.oid THEN RAISE 'another table has that name';"
+            " END IF; IF EXISTS (SELECT FROM pg_catalog.pg_constraint"
             f" WHERE confrelid OPERATOR(pg_catalog.=) '{name}'::pg_catalog.regclass AND conparentid OPERATOR(pg_catalog.<>)"
             " 0::pg_catalog.oid) THEN RAISE 'foreign keys refer to the partition'; END IF;"
             f" ALTER TABLE {table} DETACH PARTITION {partition}; END"
         )
         how = "DO '" + body.replace("'", "''") + "'"
     return f'/* in database "app" */ {how};'.replace("{n}", f"{n}")
+
+
+async def oid_of(scene: Any, user: Any) -> int:
+    """The upper one of the user's tables."""
+    return int(await scene.root.fetchval("SELECT oid FROM pg_class WHERE relname = $1::text", f"p_{user.number}"))
 
 
 def terms(code: str) -> Terms:
@@ -125,7 +133,7 @@ async def test_link_to_anothers_table_keeps_its_user(keeper: Any, kind: str) -> 
     await keeper.root.execute(f"INSERT INTO p_{user.number} VALUES (1)")
     error = error_of(await keeper.remove([user]))
     assert f"table public.p_{user.number}" in str(error)
-    assert error.remedy == (parting(parts, user.number),)
+    assert error.remedy == (parting(parts, user.number, await oid_of(keeper, user)),)
     assert await owners(keeper, user) == {user.name, "readers"}
     await keeper.root.execute(error.remedy[0])
     assert gone(await keeper.remove([user]))
@@ -151,7 +159,7 @@ async def test_partition_that_our_login_may_not_detach_keeps_its_user(keeper: An
     said = await keeper.remove([user])
     assert gone(said) is not keeper.place.limited
     if keeper.place.limited:
-        assert error_of(said).remedy == (parting(parts, user.number),)
+        assert error_of(said).remedy == (parting(parts, user.number, await oid_of(keeper, user)),)
         assert user.name in await owners(keeper, user)
     await keeper.root.execute(f"DROP TABLE p_{user.number}")
 
@@ -196,7 +204,7 @@ async def test_partition_of_a_table_that_others_refer_to_stays(keeper: Any) -> N
     error = error_of(await keeper.remove([user]))
     assert error.remedy == (
         f'/* in database "app" */ ALTER TABLE public.f_{n} DROP CONSTRAINT f_{n}_a_fkey;',
-        parting((f"public.p_{n}", f"public.c_{n}"), n),
+        parting((f"public.p_{n}", f"public.c_{n}"), n, await oid_of(keeper, user)),
     )
     with pytest.raises(asyncpg.RaiseError, match="foreign keys refer"):
         await keeper.root.execute(error.remedy[1])
@@ -206,3 +214,25 @@ async def test_partition_of_a_table_that_others_refer_to_stays(keeper: Any) -> N
         await keeper.root.execute(statement)
     assert gone(await keeper.remove([user]))
     assert not await keeper.root.fetchval(ran)
+
+
+async def test_statement_told_leaves_another_table_of_the_name_alone(keeper: Any) -> None:
+    """Whoever owns the upper one may have put a table with code in its key in its place, once the statement is told: it is let be."""
+    made, _ = LINKS["a partition of the group's table"]
+    user = await linking(keeper, "contain", made)
+    n = user.number
+    [remedy] = error_of(await keeper.remove([user])).remedy
+    await keeper.root.execute(
+        f"ALTER TABLE p_{n} RENAME TO q_{n}; CREATE SEQUENCE ran_{n}; CREATE FUNCTION evil_{n}(int) RETURNS int LANGUAGE plpgsql"
+        f" IMMUTABLE AS $$ BEGIN PERFORM nextval('public.ran_{n}'); RETURN 1; END $$;"
+        f"CREATE TABLE p_{n} (a int) PARTITION BY RANGE ((a + evil_{n}(1))); CREATE TABLE d_{n} PARTITION OF p_{n} DEFAULT;"
+        f"ALTER SEQUENCE ran_{n} RESTART"
+    )
+    with pytest.raises(asyncpg.RaiseError, match="another table"):
+        await keeper.root.execute(remedy)
+    assert not await keeper.root.fetchval(f"SELECT is_called FROM ran_{n}")
+    await keeper.root.execute(
+        f"DROP TABLE p_{n}; DROP FUNCTION evil_{n}; DROP SEQUENCE ran_{n}; ALTER TABLE q_{n} RENAME TO p_{n}"
+    )
+    await keeper.root.execute(remedy)
+    assert gone(await keeper.remove([user]))
