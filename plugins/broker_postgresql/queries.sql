@@ -889,7 +889,7 @@ SELECT u.oid,
        ARRAY(SELECT quote_ident(pg_get_userbyid(made.role)) FROM made WHERE made.oid = u.oid ORDER BY 1) AS made,
        ARRAY(
          SELECT format('ALTER ROLE %1$I NOLOGIN; SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity '
-                       'WHERE usename = %1$L::pg_catalog.name;', pg_get_userbyid(made.role))
+                       'WHERE usename OPERATOR(pg_catalog.=) %1$L::pg_catalog.name;', pg_get_userbyid(made.role))
          FROM made WHERE made.oid = u.oid
          UNION ALL
          SELECT DISTINCT CASE

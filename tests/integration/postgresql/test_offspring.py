@@ -73,7 +73,10 @@ async def test_group_behind_a_group_is_seen(scene: Any, group: str) -> None:
 
 
 async def test_user_that_made_logins_is_held_until_they_are_off(scene: Any, mates: tuple[str, str]) -> None:
-    """It loses login and sessions at once and is kept, with what the server knows of named; the statements told finish it."""
+    """It loses login and sessions at once and is kept, with what the server knows of named; the statements told finish it.
+
+    They use no operator of anybody's, who may own the database, and so have put a schema before the catalogue.
+    """
     user, password = await scene.create(MAKER)
     other, _ = await scene.create()
     first, second = mates
@@ -92,8 +95,15 @@ async def test_user_that_made_logins_is_held_until_they_are_off(scene: Any, mate
         await wire.execute("SELECT 1")
     for name in mates:
         assert (name in str(held)) is scene.place.new
-    for remedy in held.remedy:
-        await scene.root.execute(remedy)
+    await scene.root.execute(
+        "CREATE SCHEMA trap; CREATE FUNCTION trap.f(name, name) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'it ran'; END $$;"
+        "CREATE OPERATOR trap.= (LEFTARG = name, RIGHTARG = name, FUNCTION = trap.f); SET search_path = trap, pg_catalog"
+    )
+    try:
+        for remedy in held.remedy:
+            await scene.root.execute(remedy)
+    finally:
+        await scene.root.execute("RESET search_path; DROP SCHEMA trap CASCADE")
     assert gone(await scene.remove([user]))
     assert not await scene.exists(user.name)
     assert (
