@@ -175,6 +175,7 @@ class Engine:
 
     async def enable(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
         """See `Engine.enable`."""
+        self._stock.put_off()
         await self._read_clock(self._lanes.enabling)
         return await login.enable(self._lanes.enabling, self._creators, extensions, self._server_now_ms())
 

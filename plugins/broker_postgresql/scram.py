@@ -9,6 +9,7 @@ import hmac
 import re
 from collections import deque
 from collections.abc import Callable
+from typing import ClassVar
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
@@ -24,7 +25,7 @@ _FORM = re.compile(r"SCRAM-SHA-256\$[1-9]\d{0,8}:[A-Za-z0-9+/]{22}==\$[A-Za-z0-9
 STOCK = 512
 """Pairs kept ready: a burst of requests finds its hashing done. It takes half a second of one core to make them, when it is idle."""
 _LOW = 32
-"""Below this pairs are made at once; above it, only while nobody has taken one for a moment."""
+"""Below this pairs are made at once; above it without a pause only while nobody was served for a moment."""
 _QUIET_S = 0.1
 _AT_ONCE = 16
 """Pairs made in one visit to a thread: the visit costs a tenth of a pair."""
@@ -50,18 +51,25 @@ def check_form(text: Secret) -> None:
 
 
 class Stock:
-    """Pairs made ahead, in a thread, while nobody waits; made again after they were taken."""
+    """Pairs made ahead, in a thread, while nobody waits; made again after they were taken, slowly where somebody is served."""
+
+    _served_s: ClassVar[float] = float("-inf")
+    """When anybody was served last, on whichever connection: they share the cores."""
 
     def __init__(self, new_password: Callable[[], Secret], iterations: int) -> None:
         self._new_password = new_password
         self._iterations = iterations
         self._ready: deque[Password] = deque()
         self._refill: asyncio.Task[None] | None = None
-        self._taken_s = 0.0
+
+    @classmethod
+    def put_off(cls) -> None:
+        """Somebody is being served: what can be made later gets little of the time."""
+        cls._served_s = stopwatch_s()
 
     async def take(self) -> Password:
         """A pair nobody else gets; hashed now where none is ready."""
-        self._taken_s = stopwatch_s()
+        self.put_off()
         pair = self._ready.popleft() if self._ready else await asyncio.to_thread(self._pair)
         if self._refill is None or self._refill.done():
             self._refill = asyncio.create_task(self._fill())
@@ -83,10 +91,9 @@ class Stock:
 
     async def _fill(self) -> None:
         while (ready := len(self._ready)) < STOCK:
-            if ready >= _LOW and stopwatch_s() - self._taken_s < _QUIET_S:
+            if ready >= _LOW and stopwatch_s() - self._served_s < _QUIET_S:
                 await asyncio.sleep(_QUIET_S)
-            else:
-                self._ready.extend(await asyncio.to_thread(self._pairs))
+            self._ready.extend(await asyncio.to_thread(self._pairs))
 
 
 def _base64(raw: bytes) -> str:

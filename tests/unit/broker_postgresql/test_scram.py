@@ -73,3 +73,22 @@ async def test_stock_hands_each_pair_out_once() -> None:
     await stock.close()
     assert not stock._ready
     await stock.close()
+
+
+@pytest.mark.parametrize(("passes_s", "paused"), [(0, True), (1, False)])
+async def test_stock_is_filled_slowly_while_others_are_served(
+    monkeypatch: pytest.MonkeyPatch, passes_s: int, *, paused: bool
+) -> None:
+    """Once there are some, a batch takes its time while anybody is served, by another connection too; otherwise none waits."""
+    now_s, pauses = itertools.count(step=passes_s), list[float]()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(scram, "stopwatch_s", lambda: float(next(now_s)))
+    monkeypatch.setattr(scram.asyncio, "sleep", pause)
+    stock = Stock(lambda: Secret("password"), 1)
+    Stock.put_off()
+    await stock._fill()
+    batches = -(-(scram.STOCK - scram._LOW) // scram._AT_ONCE)
+    assert pauses == ([scram._QUIET_S] * batches if paused else [])
