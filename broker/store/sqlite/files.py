@@ -50,7 +50,7 @@ class DirectoryLock:
             self._descriptor = -1
 
 
-class Place:
+class OpenFiles:
     """Where the open database and its log stood when they were first looked at; from then on, whether they still do.
 
     SQLite goes on with a file that was moved or removed, and all that it writes is lost with the process

@@ -27,7 +27,7 @@ from broker.seal.keyring import Keyring
 from broker.store.sqlite import documents, due, intents, lists, tokens, transitions
 from broker.store.sqlite.cipher import LeaseRow, TokenRow
 from broker.store.sqlite.due import Which
-from broker.store.sqlite.files import Place
+from broker.store.sqlite.files import OpenFiles
 from broker.store.sqlite.opening import Opened, open_directory
 from broker.store.sqlite.queries import SQL
 from broker.store.sqlite.reader import Reader
@@ -63,7 +63,7 @@ class SqliteStore:
         self._vitals = opened.vitals
         self._cipher = opened.vitals.cipher
         self._reader = Reader(opened.path)
-        self._writer = Writer(opened.db, Place(opened.path), clock, opened.vitals)
+        self._writer = Writer(opened.db, OpenFiles(opened.path), clock, opened.vitals)
 
     @classmethod
     async def open(cls, directory: Path, master_key: bytes, clock: Clock) -> SqliteStore:

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from broker.clock import Clock
 from broker.errors import StoreUnavailable
 from broker.store.sqlite.connection import commit_error, store_error
-from broker.store.sqlite.files import Place
+from broker.store.sqlite.files import OpenFiles
 from broker.store.sqlite.vitals import Vitals
 
 P = ParamSpec("P")
@@ -41,10 +41,10 @@ _Outcome = _Done | Exception
 class Writer:
     """Owns the write connection. Each operation has a savepoint of its own: one that fails is undone and fails alone."""
 
-    def __init__(self, db: sqlite3.Connection, place: Place, clock: Clock, vitals: Vitals) -> None:
+    def __init__(self, db: sqlite3.Connection, files: OpenFiles, clock: Clock, vitals: Vitals) -> None:
         """Starts the thread; answers go to the running event loop."""
         self._db = db
-        self._place = place
+        self._files = files
         self._clock = clock
         self._vitals = vitals
         self._loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ class Writer:
 
     def _commit(self, group: Sequence[_Item]) -> Sequence[_Outcome]:
         now_ms = self._clock.now_ms()
-        self._place.check()
+        self._files.check()
         self._db.execute("BEGIN IMMEDIATE")
         outcomes = [self._attempt(item, now_ms) for item in group]
         kept = self._vitals.before_commit(self._db, now_ms)
